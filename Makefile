@@ -1,0 +1,82 @@
+# The everyday commands; `make` alone lists them. All set up .venv first, once, and again when requirements change.
+#
+#   make train PYTHON=/opt/python3.12/bin/python3     this Python (3.10 to 3.13) for a new .venv
+#   make train PIP_ARGS="--index-url ..."             options for pip, e.g. the index of torch's CPU builds
+#   make train ARGS="--epochs 5"                      further flags for the command that is run
+
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?=
+PIP_ARGS ?=
+ARGS ?=
+
+# torch and the torchvision that belongs to it. Which pair: by whether nvidia-smi finds a GPU at set-up.
+TORCH_CPU := torch==2.13.0 torchvision==0.28.0
+TORCH_GPU := torch==2.11.0 torchvision==0.26.0
+
+PYTHONS := $(if $(PYTHON),$(PYTHON),python3.11 python3.12 python3.13 python3.10 python3)
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install -qq --disable-pip-version-check --no-input $(PIP_ARGS)
+
+.PHONY: help train test test-fast check format setup setup-dev clean
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' $(MAKEFILE_LIST) | awk -F: '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+train: setup ## train a ViT on handwritten digits through four pipeline stages
+	@$(RUN) pretrain.py --config digits $(ARGS)
+
+test: setup-dev ## run all tests
+	@$(RUN) -m pytest -q --durations=10 $(ARGS)
+
+test-fast: setup-dev ## run the tests that take less than a minute together
+	@$(RUN) -m pytest -q --durations=5 -m "not slow" $(ARGS)
+
+check: setup-dev ## check format, lint and types
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+
+format: setup-dev ## format the code, and fix what lint can fix by itself
+	@$(VENV)/bin/ruff check --fix --exit-zero --quiet .
+	@$(VENV)/bin/ruff format .
+
+setup: $(VENV)/.ready ## make .venv with what PipeViT needs
+	@:
+
+setup-dev: $(VENV)/.ready-dev ## the same, with the tools for tests and checks
+	@:
+
+clean: ## remove .venv and caches (runs stay)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each phase leaves a file behind when it has succeeded. A .venv that works is kept, whoever made it.
+$(VENV)/.python:
+	@for python in $(if $(PYTHON),,$(RUN)) $$(type -aP $(PYTHONS)); do \
+		version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+		case "$$version" in 3.10|3.11|3.12|3.13) ;; *) continue ;; esac; \
+		if [ "$$python" != "$(RUN)" ]; then \
+			echo "set-up: Python $$version in $(VENV)"; \
+			"$$python" -m venv --clear $(VENV) >/dev/null 2>&1 || continue; \
+		fi; \
+		if $(RUN) -m pip --version >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	done; \
+	echo "error: none of these is a Python 3.10 to 3.13 that can make a virtual environment: $(PYTHONS)" >&2; \
+	echo "       Install one (on Debian and Ubuntu: apt install python3-venv), or name one: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+$(VENV)/.torch: $(VENV)/.python Makefile
+	@if nvidia-smi -L 2>/dev/null | grep -q GPU; then torch="$(TORCH_GPU)"; why="an NVIDIA GPU is there"; \
+	else torch="$(TORCH_CPU)"; why="no NVIDIA GPU found"; fi; \
+	echo "set-up: $$torch ($$why), the largest part"; \
+	$(PIP) $$torch && printf '%s\n' $$torch > $@
+
+# Naming torch's pin again keeps pip from replacing it by what another package would like.
+$(VENV)/.ready: $(VENV)/.torch requirements.txt
+	@echo "set-up: requirements.txt"
+	@$(PIP) -r requirements.txt -r $(VENV)/.torch && touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+	@echo "set-up: requirements-dev.txt"
+	@$(PIP) -r requirements.txt -r requirements-dev.txt -r $(VENV)/.torch && touch $@

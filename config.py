@@ -1,0 +1,445 @@
+"""Every key of a run, once: name, type, default, meaning, who uses it; and YAML + flags -> one frozen, checked object.
+
+Names and defaults are those of a public PopTorch ViT application where it has the key. How files are found and read is
+in `config_files.py`, how flags are made in `flags.py`, what must hold between keys in `config_checks.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, FrozenSet, List, Literal, Optional, Sequence, Tuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from config_checks import mismatches
+from config_files import choose_entry, config_text, find_config_file, parse_scalar, read_configs, shown_path
+from errors import UserError, nearest
+from flags import flag_of, parse_flags
+
+RUN, MODEL, DATA, AUGMENT, BATCH, OPTIMISER, TRAINING, PLACES, IPU, OUTPUT = (
+    "what to run",
+    "model",
+    "data",
+    "augmentation",
+    "batch arithmetic",
+    "optimiser",
+    "training",
+    "devices and stages",
+    "IPU only",
+    "checkpoints and reports",
+)
+RUNTIMES = ("single", "pipeline")
+COMMANDS = {
+    "pretrain": "Trains a ViT from scratch.",
+    "finetune": "Fine-tunes a ViT from a checkpoint, or trains it from scratch where none is named.",
+    "validation": "Evaluates a checkpoint on every sample of the validation set.",
+    "plan": "Shows what a config resolves to and how its stages are placed here.",
+}
+Half = Literal["fp16", "fp32"]
+
+
+def key(
+    default: Any, group: str, meaning: str, when: Optional[Callable[[Any, str], bool]] = None, **limits: Any
+) -> Any:
+    """A field. `when(config, runtime)` tells whether its value has an effect; without it, it always has."""
+    about: Any = {"group": group, "when": when}
+    return Field(default, description=meaning, json_schema_extra=about, **limits)
+
+
+def ipu(default: Any, meaning: str, **limits: Any) -> Any:
+    """A key of the IPU's compiler or half-precision arithmetic, without effect on torch runtimes."""
+    return key(default, IPU, meaning, when=lambda config, runtime: False, **limits)
+
+
+def _reads_files(config: Any, runtime: str) -> bool:
+    return config.dataset not in ("digits", "generated") and not config.synthetic_data
+
+
+def _saves(config: Any, runtime: str) -> bool:
+    return config.checkpoint_output_dir != ""
+
+
+class Config(BaseModel):
+    """One run's settings. Frozen; made by `load_config`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    _given: FrozenSet[str] = PrivateAttr(default=frozenset())
+    _command: str = PrivateAttr(default="")
+
+    config: str = key("", RUN, "name of the config to use, from the config file")
+    config_file: Optional[str] = key(None, RUN, "config file (else configs.yaml here, else beside the scripts)")
+    compile_only: bool = key(False, RUN, "print the resolved config and the device allocation, and stop")
+    debug: bool = key(False, RUN, "show tracebacks of user errors too")
+
+    random_seed: int = key(42, TRAINING, "seed of weights, sample order, augmentation, mixup and dropout", ge=0)
+    epochs: int = key(0, TRAINING, "passes over the training set; above 0 it wins over training_steps", ge=0)
+    training_steps: int = key(0, TRAINING, "host steps", when=lambda c, r: c.epochs == 0, ge=0)
+    pretrain: bool = key(
+        False,
+        TRAINING,
+        "from-scratch recipe: the head's bias starts at -10",
+        when=lambda c, r: c.head_bias_init is None,
+    )
+    pretrained_checkpoint: str = key(
+        "", TRAINING, "weights to start from: run folder, step folder or .safetensors file"
+    )
+    resume_training_from_checkpoint: bool = key(False, TRAINING, "go on with the newest saved step of a run")
+    validation_epochs: int = key(1, TRAINING, "validate every so many epochs, and at the end; 0 never", ge=0)
+    on_nonfinite: Literal["stop", "skip"] = key("stop", TRAINING, "what a gradient that is not finite does to the run")
+    precision: Literal["16.16", "16.32", "32.32", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
+    compile: Literal["auto", "on", "off"] = key(
+        "auto", TRAINING, "compile encoder blocks; auto does so on a GPU", when=lambda c, r: r == "single"
+    )
+
+    hidden_size: int = key(768, MODEL, "width D of the tokens", gt=0)
+    num_hidden_layers: int = key(12, MODEL, "encoder blocks", gt=0)
+    num_attention_heads: int = key(12, MODEL, "attention heads", gt=0)
+    mlp_dim: int = key(3072, MODEL, "hidden width of the MLPs", gt=0)
+    patches_size: Union[int, Tuple[int, int]] = key(16, MODEL, "patch side in pixels, or height and width")
+    image_size: int = key(224, MODEL, "side of the square images, in pixels", gt=0)
+    num_channels: int = key(3, MODEL, "colour channels: 1 grey, 3 RGB", ge=1, le=3)
+    num_labels: int = key(1000, MODEL, "classes", gt=0, lt=2**24)
+    representation_size: Optional[int] = key(None, MODEL, "width of a tanh layer before the head, or null", gt=0)
+    hidden_dropout_prob: float = key(0.0, MODEL, "dropout after embedding, attention and in MLPs", ge=0, lt=1)
+    attention_probs_dropout_prob: float = key(0.0, MODEL, "dropout of attention weights", ge=0, lt=1)
+    drop_path_rate: float = key(0.1, MODEL, "stochastic depth of the last block, rising from 0", ge=0, lt=1)
+    layer_norm_eps: float = key(1e-6, MODEL, "LayerNorm epsilon", gt=0)
+    head_bias_init: Optional[float] = key(None, MODEL, "initial bias of the head (null: -10 with pretrain, else 0)")
+    attention: Literal["fused", "explicit"] = key("fused", MODEL, "attention kernel; same result")
+
+    dataset: Literal["cifar10", "cifar100", "digits", "imagenet1k", "folder", "generated"] = key(
+        "cifar10", DATA, "what to read"
+    )
+    dataset_path: Optional[str] = key(None, DATA, "folder of the data set", when=_reads_files)
+    synthetic_data: bool = key(False, DATA, "random images instead of the data set")
+    iterations: int = key(
+        1,
+        DATA,
+        "size of generated data, in host steps",
+        when=lambda c, r: c.dataset == "generated" or c.synthetic_data,
+        gt=0,
+    )
+    validation_split: float = key(
+        0.0,
+        DATA,
+        "share of the training set held out, where there is no validation set",
+        when=lambda c, r: c.dataset not in ("cifar10", "cifar100", "generated"),
+        ge=0,
+        lt=1,
+    )
+    dataloader_workers: int = key(0, DATA, "loader processes (no more than cores are started)", ge=0)
+    prefetch_batches: int = key(
+        2, DATA, "batches that each loader process prepares ahead", when=lambda c, r: c.dataloader_workers > 0, gt=0
+    )
+    pin_memory: bool = key(True, DATA, "page-locked host batches, on GPUs")
+
+    train_crop_scale: Optional[Tuple[float, float]] = key(
+        (0.05, 1.0), AUGMENT, "range of the share of the area that a random crop keeps; null: no crop"
+    )
+    eval_crop: float = key(
+        0.875, AUGMENT, "share of the short side that the centre crop keeps in evaluation", gt=0, le=1
+    )
+    horizontal_flip: bool = key(False, AUGMENT, "mirror half of the training images")
+    rotation: float = key(0.0, AUGMENT, "random rotation up to this many degrees", ge=0, le=180)
+    translate: float = key(0.0, AUGMENT, "random shift up to this share of the side", ge=0, le=1)
+    shear: float = key(0.0, AUGMENT, "random shear up to this many degrees", ge=0, lt=90)
+    zoom: float = key(0.0, AUGMENT, "random scale from 1 - zoom to 1 + zoom", ge=0, lt=1)
+    extra_aug: Optional[Literal["imagenet_policy"]] = key(None, AUGMENT, "AutoAugment's ImageNet policy")
+    mixup: bool = key(False, AUGMENT, "mix each image with its neighbour in the micro-batch")
+    alpha: Optional[float] = key(
+        None, AUGMENT, "mixup weights are drawn from Beta(alpha, alpha)", when=lambda c, r: c.mixup, gt=0
+    )
+
+    micro_batch_size: int = key(1, BATCH, "images in one forward pass of one replica", gt=0)
+    device_iterations: int = key(1, BATCH, "weight updates in one host step", gt=0)
+    gradient_accumulation: int = key(1, BATCH, "micro-batches of a replica in one weight update", gt=0)
+    replication_factor: int = key(1, BATCH, "replicas of the model", gt=0)
+    rebatched_worker_size: Optional[int] = ipu(None, "images that a PopTorch loader worker delivers at once", gt=0)
+
+    optimizer: Literal["SGD", "Adam", "AdamW", "LAMB"] = key(
+        "SGD", OPTIMISER, "Adam's weight decay is L2, AdamW's is not"
+    )
+    learning_rate: Optional[float] = key(None, OPTIMISER, "peak learning rate", gt=0)
+    lr_schedule: Literal["constant", "linear", "cosine"] = key(
+        "constant", OPTIMISER, "after the warm-up, over host steps"
+    )
+    warmup_steps: int = key(0, OPTIMISER, "host steps of linear rise", ge=0)
+    weight_decay: float = key(0.0, OPTIMISER, "of weights with two dimensions or more", ge=0)
+    momentum: float = key(0.9, OPTIMISER, "of SGD", when=lambda c, r: c.optimizer == "SGD", ge=0, lt=1)
+    adam_betas: Tuple[float, float] = key(
+        (0.9, 0.999), OPTIMISER, "of Adam, AdamW, LAMB", when=lambda c, r: c.optimizer != "SGD"
+    )
+    adam_eps: float = key(1e-8, OPTIMISER, "of Adam, AdamW, LAMB", when=lambda c, r: c.optimizer != "SGD", gt=0)
+    bias_correction: bool = key(True, OPTIMISER, "of LAMB's moments", when=lambda c, r: c.optimizer == "LAMB")
+    max_norm: float = key(
+        65535.0, OPTIMISER, "LAMB's cap of a weight norm", when=lambda c, r: c.optimizer == "LAMB", ge=0
+    )
+    max_norm_bias: float = key(
+        0.0, OPTIMISER, "the same for 1-D weights; 0: no trust ratio", when=lambda c, r: c.optimizer == "LAMB", ge=0
+    )
+    reduction_type: Literal["mean", "sum"] = key("mean", OPTIMISER, "of gradients over micro-batches and replicas")
+    loss_scaling: float = key(1.0, OPTIMISER, "factor of the loss in the backward pass", gt=0)
+    max_grad_norm: float = key(0.0, OPTIMISER, "clip the gradient's global norm; 0 off", ge=0)
+    loss: Literal["CELoss", "SigmoidCELoss"] = key("CELoss", OPTIMISER, "softmax or sigmoid cross entropy")
+    label_smoothing: float = key(0.0, OPTIMISER, "share of the target spread over all classes", ge=0, lt=1)
+
+    runtime: Literal["auto", "single", "pipeline"] = key("auto", PLACES, "how stages run (auto: see README)")
+    device: Literal["auto", "cpu", "cuda"] = key("auto", PLACES, "kind of device")
+    layers_per_ipu: Optional[Tuple[int, ...]] = key(None, PLACES, "encoder blocks of each stage; null: one stage")
+    ipus_per_replica: Optional[int] = key(None, PLACES, "stages of a replica", gt=0)
+    schedule: Literal["gpipe", "1f1b", "interleaved"] = key(
+        "1f1b", PLACES, "order of micro-batches", when=lambda c, r: r == "pipeline"
+    )
+    num_processes: int = key(0, PLACES, "local processes; 0: as planned", when=lambda c, r: r == "pipeline", ge=0)
+    threads_per_process: int = key(0, PLACES, "CPU threads; 0: one in a pipeline, all on a single device", ge=0)
+
+    byteio: bool = ipu(False, "ship pixels as bytes (torch runtimes always do)")
+    matmul_proportion: Optional[Tuple[float, ...]] = ipu(None, "available memory proportion, one or one a stage")
+    half_partials: bool = ipu(True, "fp16 partial sums")
+    stochastic_rounding: bool = ipu(True, "of half-precision weights")
+    auto_loss_scaling: bool = ipu(False, "of half-precision gradients")
+    recompute_checkpoint_every_layer: bool = ipu(False, "recompute activations from every layer's output")
+    recompute_mid_layers: Optional[Tuple[int, ...]] = ipu(None, "layers with a further recompute point in their middle")
+    prefetch_depth: int = ipu(2, "host to IPU buffers", ge=0)
+    enable_rts: bool = ipu(False, "replicated tensor sharding of optimiser state")
+    optimizer_state_offchip: bool = ipu(True, "optimiser state in streaming memory")
+    use_combined_accum: bool = ipu(False, "one tensor for SGD's accumulator and velocity")
+    accum_type: Half = ipu("fp16", "type of gradient accumulators in half precision")
+    first_order_type: Half = ipu("fp32", "type of momentum in half precision")
+    second_order_type: Half = ipu("fp32", "type of second moments in half precision")
+    executable_cache_dir: str = ipu("", "folder of compiled executables")
+    profile_dir: Optional[str] = ipu(None, "folder of PopVision reports")
+
+    checkpoint_output_dir: Optional[str] = key(
+        None, OUTPUT, 'run folder; default runs/<config>-<date>; "" writes nothing'
+    )
+    checkpoint_save_steps: int = key(100, OUTPUT, "save every so many host steps, and at the end", when=_saves, gt=0)
+    keep_best: bool = key(
+        True, OUTPUT, "also save the best validated step", when=lambda c, r: _saves(c, r) and c.validation_epochs > 0
+    )
+    run_name: Optional[str] = key(
+        None, OUTPUT, "name of the run in its folder's name and reports; default the config's"
+    )
+    wandb: bool = key(False, OUTPUT, "report to Weights & Biases")
+    wandb_project_name: str = key("torch-vit", OUTPUT, "its project", when=lambda c, r: c.wandb)
+    wandb_run_name: Optional[str] = key(None, OUTPUT, "its run name; default run_name", when=lambda c, r: c.wandb)
+
+    @property
+    def name(self) -> str:
+        """The named config's name."""
+        return self.config
+
+    @property
+    def command(self) -> str:
+        return self._command
+
+    @property
+    def given(self) -> FrozenSet[str]:
+        """Keys that the config file or a flag sets."""
+        return self._given
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images of one weight update."""
+        return self.micro_batch_size * self.gradient_accumulation * self.replication_factor
+
+    @property
+    def samples_per_step(self) -> int:
+        """Images of one host step."""
+        return self.global_batch_size * self.device_iterations
+
+    @property
+    def patch_size(self) -> Tuple[int, int]:
+        """Height and width of a patch in pixels."""
+        size = self.patches_size
+        return (size, size) if isinstance(size, int) else size
+
+    @property
+    def grid(self) -> Tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size // self.patch_size[0], self.image_size // self.patch_size[1]
+
+    @property
+    def stage_layers(self) -> Tuple[int, ...]:
+        """Encoder blocks of each stage."""
+        return self.layers_per_ipu or (self.num_hidden_layers,)
+
+    def unused(self, runtime: str) -> List[str]:
+        """Given keys without effect on this runtime ("single" or "pipeline"), or beside the config's other keys.
+
+        Those that say the default and switch something off (`byteio: false`) ask for nothing and are left out.
+        """
+        asking = [name for name in KEYS if name in self._given and not self._asks_for_nothing(name)]
+        return [name for name in asking if not self._has_effect(name, runtime)]
+
+    def to_yaml(self) -> str:
+        """A file for --config-file with this config alone: all keys but the defaults that no runtime here uses."""
+        values = self.model_dump(mode="json", exclude={*FLAG_ONLY, "resume_training_from_checkpoint"})
+        used = {name for name in values for runtime in RUNTIMES if self._has_effect(name, runtime)}
+        return config_text(self.config, {name: values[name] for name in values if name in used | self._given})
+
+    def _has_effect(self, name: str, runtime: str) -> bool:
+        when = KEYS[name].when
+        return when is None or when(self, runtime)
+
+    def _asks_for_nothing(self, name: str) -> bool:
+        value = getattr(self, name)
+        return (value is None or value is False or value == "") and value == KEYS[name].default
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """A key as flags and messages need it."""
+
+    group: str
+    meaning: str
+    default: Any
+    annotation: Any
+    when: Optional[Callable[[Any, str], bool]]
+
+    @property
+    def _options(self) -> Tuple[Any, ...]:
+        """The types that a value may have, null left out."""
+        is_union = get_origin(self.annotation) is Union
+        return tuple(t for t in (get_args(self.annotation) if is_union else (self.annotation,)) if t is not type(None))
+
+    @property
+    def may_be_null(self) -> bool:
+        return type(None) in get_args(self.annotation)
+
+    @property
+    def is_bool(self) -> bool:
+        return self._options == (bool,)
+
+    @property
+    def is_text(self) -> bool:
+        return self._options == (str,)
+
+    @property
+    def is_number(self) -> bool:
+        return bool({int, float}.intersection(self._options))
+
+    @property
+    def is_list(self) -> bool:
+        return any(get_origin(t) is tuple for t in self._options)
+
+    @property
+    def is_only_list(self) -> bool:
+        return all(get_origin(t) is tuple for t in self._options)
+
+    @property
+    def choices(self) -> Tuple[str, ...]:
+        return get_args(self._options[0]) if get_origin(self._options[0]) is Literal else ()
+
+    @property
+    def metavar(self) -> str:
+        if self.choices:
+            return "{" + ",".join(self.choices) + "}"
+        kind = get_args(self._options[-1])[0] if self.is_list else self._options[0]
+        return {int: "N", float: "X", str: "TEXT"}.get(kind, "VALUE")
+
+    @property
+    def wanted(self) -> str:
+        """What a value must be, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        many = {int: "whole numbers", float: "numbers"}
+        words = [f"a list of {many[get_args(t)[0]]}" if get_origin(t) is tuple else names[t] for t in self._options]
+        return " or ".join(words)
+
+    def help_text(self) -> str:
+        shown = " ".join(map(str, self.default)) if isinstance(self.default, tuple) else self.default
+        default = "" if shown in (None, "") else f" (default: {str(shown).lower() if self.is_bool else shown})"
+        return (self.meaning + default).replace("%", "%%")
+
+
+KEYS: Dict[str, KeyInfo] = {
+    name: KeyInfo(
+        group=field.json_schema_extra["group"],  # type: ignore[index, arg-type]
+        meaning=field.description or "",
+        default=field.default,
+        annotation=field.annotation,
+        when=field.json_schema_extra["when"],  # type: ignore[index, arg-type]
+    )
+    for name, field in Config.model_fields.items()
+}
+FLAG_ONLY = frozenset({"config", "config_file", "compile_only", "debug"})
+
+
+def load_config(command: str, argv: Optional[Sequence[str]] = None) -> Config:
+    """The config of a command line: defaults < config file < flags. Raises UserError for anything wrong in either."""
+    flags = parse_flags(command, COMMANDS[command], KEYS, argv)
+    path = find_config_file(flags.get("config_file"))
+    entries = read_configs(path)
+    name = choose_entry(entries, flags.get("config"), path)
+    place = f'in {shown_path(path)}, config "{name}"'
+    _check_names(entries[name], place)
+    entry = _without_replaced_length(entries[name], flags)
+    origins = {**dict.fromkeys(entry, place), **{key_name: f"flag {flag_of(key_name)}" for key_name in flags}}
+    values = {key_name: _tidy(key_name, value) for key_name, value in {**entry, **flags}.items()}
+    try:
+        config = Config(**{**values, "config": name})
+    except ValidationError as error:
+        raise _explained(error, origins) from None
+    config._given = frozenset(values) - FLAG_ONLY
+    config._command = command
+    for mismatch in mismatches(config):
+        places = sorted({origins[key_name] for key_name in mismatch.keys if key_name in origins}, reverse=True)
+        raise UserError(f"{mismatch.problem}\n       {' and '.join(places) or place}. {mismatch.remedy}")
+    return config
+
+
+def _check_names(entry: Dict[str, Any], place: str) -> None:
+    for name in entry:
+        if name in FLAG_ONLY:
+            raise UserError(f"{name} is a flag, not a key of a config.\n       {place}. Give {flag_of(name)} instead.")
+        if name not in KEYS:
+            hint = nearest(str(name), KEYS)
+            raise UserError(f"unknown key {name}.{hint}\n       {place}. --help lists all keys.")
+
+
+def _without_replaced_length(entry: Dict[str, Any], flags: Dict[str, Any]) -> Dict[str, Any]:
+    """The file's keys; a flag for one of epochs and training_steps also replaces the file's other one."""
+    if flags.get("epochs") and flags.get("training_steps"):
+        raise UserError(
+            "--epochs and --training-steps are both given.\n       Give the length of the run in one of them."
+        )
+    replaced = None
+    if flags.get("training_steps") and "epochs" not in flags:
+        replaced = "epochs"
+    elif flags.get("epochs"):
+        replaced = "training_steps"
+    return {name: value for name, value in entry.items() if name != replaced}
+
+
+def _tidy(name: str, value: Any) -> Any:
+    """YAML's values as the fields have them: lists are tuples, quoted numbers numbers, unquoted names names."""
+    info = KEYS[name]
+    if isinstance(value, (list, tuple)):
+        return value[0] if len(value) == 1 and not info.is_only_list else tuple(value)
+    if name == "precision" and isinstance(value, float):
+        return f"{value:.2f}"
+    if info.choices and isinstance(value, bool):
+        return "on" if value else "off"  # YAML 1.1 takes these two words for booleans
+    return parse_scalar(value) if isinstance(value, str) and info.is_number else value
+
+
+def _explained(error: ValidationError, origins: Dict[str, str]) -> UserError:
+    """pydantic's first complaint in our words."""
+    first = error.errors()[0]
+    name, value = str(first["loc"][0]), first["input"]
+    info = KEYS[name]
+    limits = {
+        "greater_than": "above {gt}",
+        "greater_than_equal": "{ge} or more",
+        "less_than": "below {lt}",
+        "less_than_equal": "{le} or less",
+    }
+    wanted = limits[first["type"]].format(**first["ctx"]) if first["type"] in limits else info.wanted
+    hint = nearest(str(value), info.choices)
+    shown = value if isinstance(value, str) and value else repr(value)
+    return UserError(
+        f"{name} = {shown}: it must be {wanted}.{hint}\n"
+        f"       {origins.get(name, 'by default')}. What it is: {info.meaning}."
+    )

@@ -1,0 +1,131 @@
+"""What must hold between the keys of a config."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence
+
+if TYPE_CHECKING:
+    from config import Config
+
+TRAINING_COMMANDS = ("pretrain", "finetune")
+
+
+class Mismatch(NamedTuple):
+    """Keys that do not fit together: which, what is wrong, and what to do."""
+
+    keys: Sequence[str]
+    problem: str
+    remedy: str
+
+
+def mismatches(config: Config) -> Iterator[Mismatch]:
+    """Everything that is wrong between keys which are each possible on their own."""
+    yield from _in_the_model(config)
+    yield from _in_the_stages(config)
+    yield from _in_the_ranges(config)
+    if config.command in TRAINING_COMMANDS:
+        yield from _in_the_training(config)
+
+
+def _in_the_model(config: Config) -> Iterator[Mismatch]:
+    heads = config.num_attention_heads
+    for key in ("hidden_size", "mlp_dim"):
+        size = getattr(config, key)
+        if size % heads:
+            near = max(1, round(size / heads)) * heads
+            yield Mismatch(
+                (key, "num_attention_heads"),
+                f"{key} = {size} is not a multiple of num_attention_heads = {heads}.",
+                f"Give heads that divide it, or e.g. {key} = {near}.",
+            )
+    for side in config.patch_size:
+        if side < 1:
+            yield Mismatch(
+                ("patches_size",), f"patches_size = {config.patches_size} is not possible.", "Give 1 or more."
+            )
+        elif config.image_size % side:
+            near = max(1, round(config.image_size / side)) * side
+            yield Mismatch(
+                ("image_size", "patches_size"),
+                f"image_size = {config.image_size} is not a multiple of patches_size = {config.patches_size}.",
+                f"Give a patch that divides the image, or e.g. image_size = {near}.",
+            )
+    if config.num_channels not in (1, 3):
+        yield Mismatch(
+            ("num_channels",), f"num_channels = {config.num_channels} is not possible.", "Give 3, or 1 for grey."
+        )
+    wrong = [block for block in config.recompute_mid_layers or () if not 0 <= block < config.num_hidden_layers]
+    if wrong:
+        yield Mismatch(
+            ("recompute_mid_layers", "num_hidden_layers"),
+            f"recompute_mid_layers = {list(config.recompute_mid_layers or ())} names block {wrong[0]}, "
+            f"but num_hidden_layers = {config.num_hidden_layers} makes blocks 0 to {config.num_hidden_layers - 1}.",
+            "Name blocks that exist, or give null.",
+        )
+
+
+def _in_the_stages(config: Config) -> Iterator[Mismatch]:
+    layers, depth = config.stage_layers, config.num_hidden_layers
+    stages = config.ipus_per_replica or len(layers)
+    even = [depth * (stage + 1) // stages - depth * stage // stages for stage in range(stages)]
+    if sum(layers) != depth or min(layers) < 0:
+        yield Mismatch(
+            ("layers_per_ipu", "num_hidden_layers"),
+            f"layers_per_ipu = {list(layers)} places {sum(layers)} blocks, but num_hidden_layers = {depth}.",
+            f"Give one count per IPU, summing to {depth}, e.g. {even}.",
+        )
+    if len(layers) != stages:
+        found = "none" if config.layers_per_ipu is None else f"{list(layers)} (of length {len(layers)})"
+        yield Mismatch(
+            ("layers_per_ipu", "ipus_per_replica"),
+            f"layers_per_ipu = {found} does not match ipus_per_replica = {stages}.",
+            f"Give layers_per_ipu one count per IPU, e.g. {even}, or ipus_per_replica = {len(layers)}.",
+        )
+    if 0 in layers[1:-1]:
+        yield Mismatch(
+            ("layers_per_ipu",),
+            f"layers_per_ipu = {list(layers)} leaves a stage in the middle empty.",
+            f"Only the ends may be 0: the first embeds, the last classifies. E.g. {even}.",
+        )
+    proportions = config.matmul_proportion
+    if proportions is not None and len(proportions) not in (1, stages):
+        yield Mismatch(
+            ("matmul_proportion", "ipus_per_replica", "layers_per_ipu"),
+            f"matmul_proportion = {list(proportions)} has {len(proportions)} values for {stages} IPUs a replica.",
+            f"Give one value for all, or {stages}.",
+        )
+
+
+def _in_the_ranges(config: Config) -> Iterator[Mismatch]:
+    scale = config.train_crop_scale
+    if scale is not None and not 0 < scale[0] <= scale[1] <= 1:
+        yield Mismatch(
+            ("train_crop_scale",),
+            f"train_crop_scale = {list(scale)} is not a range of areas.",
+            "Give the smaller share first, above 0, e.g. [0.05, 1.0], or null for no random crop.",
+        )
+    if not all(0 <= beta < 1 for beta in config.adam_betas):
+        yield Mismatch(
+            ("adam_betas",),
+            f"adam_betas = {list(config.adam_betas)} is not possible.",
+            "Give two numbers from 0 to below 1.",
+        )
+    if config.mixup and config.alpha is None:
+        yield Mismatch(
+            ("mixup", "alpha"), "mixup is on, but alpha is not set.", "Give alpha, e.g. 0.5, or mixup = false."
+        )
+
+
+def _in_the_training(config: Config) -> Iterator[Mismatch]:
+    if config.learning_rate is None:
+        yield Mismatch(
+            ("learning_rate",),
+            f"{config.command} needs a learning_rate, and none is set.",
+            "Add it to the config, or --learning-rate 0.001.",
+        )
+    if config.epochs == 0 and config.training_steps == 0:
+        yield Mismatch(
+            ("epochs", "training_steps"),
+            f"{config.command} needs a length, but epochs and training_steps are both 0.",
+            "Give one of them, e.g. --epochs 10.",
+        )

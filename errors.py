@@ -1,0 +1,16 @@
+"""What a user can get wrong, as one exception with one message: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a config, flag, path, image or checkpoint. Commands print its message and exit with code 2."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest of `names`, or an empty string where none is close."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

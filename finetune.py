@@ -1,0 +1,42 @@
+"""Fine-tunes a ViT from a checkpoint, or trains it from scratch where none is named.
+
+    python finetune.py --config b16_cifar10 --pretrained-checkpoint runs/pretrained
+    python finetune.py --config b16_imagenet1k --dataset-path /data/imagenet1k --pretrained-checkpoint vit.safetensors
+    torchrun --nproc-per-node 4 finetune.py --config b16_cifar10 --pretrained-checkpoint vit.safetensors
+
+Starts a local process for every pipeline stage that the config plans. `--help` lists all keys.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Optional, Sequence
+
+import launch
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    from allocation import plan_text
+    from config import load_config
+    from placement import place
+
+    config = load_config("finetune", argv)
+    placement = place(config)
+    if config.compile_only:
+        print(plan_text(config, placement))
+        return 0
+
+    from run_setup import prepare_run
+    from training import fit
+    from weights.pretrained import load_pretrained
+
+    run = prepare_run(config, placement)
+    if run.progress.step == 0 and config.pretrained_checkpoint:
+        run.note(*load_pretrained(config, run.runtime))
+    code = fit(run)
+    run.runtime.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run("finetune", main))

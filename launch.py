@@ -1,0 +1,214 @@
+"""Runs a command: decides where, starts local worker processes when the plan needs several, and turns errors into messages.
+
+Under a launcher (`torchrun`, `poprun`: WORLD_SIZE is set) a command is one of its processes and starts none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from multiprocessing import connection, get_context
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+from errors import UserError
+from machine import world_size
+from placement import Placement, place
+
+GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
+EXIT_USER_ERROR = 2
+
+
+def run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: Optional[Sequence[str]] = None) -> int:
+    """Runs `main(argv)` of a training or validation command here, or in as many local workers as its plan asks for.
+
+    Returns the exit code: 0, 1 after a crash, 2 for a user's mistake, 130 or 143 after Ctrl-C or SIGTERM.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _run(command, main, argv), debug="--debug" in argv)
+
+
+def guarded(action: Callable[[], int], debug: bool = False) -> int:
+    """Calls `action`; a UserError becomes one message and exit code 2."""
+    try:
+        return action()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: List[str]) -> int:
+    from config import load_config
+
+    config = load_config(command, argv)
+    placement = place(config)
+    if placement.num_processes == 1 or world_size() is not None or config.compile_only:
+        return main(argv)
+    return run_workers(command, argv, placement, config.threads_per_process or 1, config.debug)
+
+
+def run_workers(command: str, argv: List[str], placement: Placement, threads: int, debug: bool = False) -> int:
+    """Starts one local process a rank, waits for all, and ends the rest when one fails. Returns the run's exit code.
+
+    Workers are forked from a clean server process that has imported torch once, so that four start as fast as one.
+    """
+    num_workers = placement.num_processes
+    shared = {
+        "WORLD_SIZE": str(num_workers),
+        "LOCAL_WORLD_SIZE": str(num_workers),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    os.environ.update({name: value for name, value in shared.items() if name.endswith("_NUM_THREADS")})
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["errors", "training", "dataset.loader", "runtime.pipeline"])
+    workers, pipes = [], []
+    for index in range(num_workers):
+        receiver, sender = context.Pipe(duplex=False)
+        environment = {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}
+        worker = context.Process(target=_worker, args=(command, argv, environment, sender), name=f"rank {index}")
+        worker.start()
+        sender.close()
+        workers.append(worker)
+        pipes.append(receiver)
+    return _Crew(workers, pipes, placement, debug).wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _worker(command: str, argv: List[str], environment: Dict[str, str], reports: Any) -> None:
+    """Body of one local worker: runs the command and reports how it failed, if it did, before its connections close."""
+    os.environ.update(environment)
+    _die_with_parent()
+    try:
+        code = importlib.import_module(command).main(argv)
+    except UserError as error:
+        code = EXIT_USER_ERROR
+        reports.send((time.time(), code, str(error), traceback.format_exc()))
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except BaseException as error:
+        code = 1
+        reports.send((time.time(), code, f"{type(error).__name__}: {error}", traceback.format_exc()))
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _die_with_parent() -> None:
+    """Ends this worker when the process that started it is gone, even by SIGKILL."""
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    assert parent is not None
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Crew:
+    """The local workers of one run, seen from the process that started them."""
+
+    def __init__(self, workers: List[Any], pipes: List[Any], placement: Placement, debug: bool) -> None:
+        self.workers, self.pipes = workers, pipes
+        self.placement, self.debug = placement, debug
+        self.reports: Dict[int, Any] = {}
+        self.died: List[int] = []  # workers that a signal ended before we ended the rest
+
+    def wait(self) -> int:
+        """Waits for the end; forwards SIGINT and SIGTERM, which make the workers finish their step, save and exit."""
+        previous = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            failed = self._first_failure()
+            if failed is None:
+                return max(worker.exitcode for worker in self.workers)
+            self._end_the_rest()
+            return self._explain(failed)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _forward(self, number: int, frame: Any) -> None:
+        for worker in self.workers:
+            if worker.is_alive():
+                os.kill(worker.pid, number)
+
+    def _first_failure(self) -> Optional[int]:
+        """Index of a worker that failed, or None when all ended well (0, or after a signal that all obeyed)."""
+        alive = dict(enumerate(self.workers))
+        while alive:
+            connection.wait([worker.sentinel for worker in alive.values()] + self._open_pipes())
+            self._collect_reports()
+            for index in [index for index, worker in alive.items() if not worker.is_alive()]:
+                code = alive.pop(index).exitcode
+                if code not in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+                    return index
+        return None
+
+    def _open_pipes(self) -> List[Any]:
+        return [pipe for pipe in self.pipes if not pipe.closed]
+
+    def _collect_reports(self) -> None:
+        for index, pipe in enumerate(self.pipes):
+            try:
+                while not pipe.closed and pipe.poll():
+                    self.reports[index] = pipe.recv()
+            except EOFError:
+                pipe.close()
+
+    def _end_the_rest(self) -> None:
+        deadline = time.monotonic() + GRACE_SECONDS
+        for worker in self.workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+        self._collect_reports()
+        self.died = [index for index, worker in enumerate(self.workers) if (worker.exitcode or 0) < 0]
+        for worker in self.workers:
+            if worker.is_alive():
+                worker.kill()
+        for worker in self.workers:
+            worker.join()
+
+    def _explain(self, failed: int) -> int:
+        """Prints what happened to the worker that failed first: the others' errors only follow from it."""
+        if self.died:
+            failed = self.died[0]
+        elif self.reports:
+            failed = min(self.reports, key=lambda index: self.reports[index][0])
+        report = self.reports.get(failed)
+        who = self._describe(failed)
+        if report is None:
+            code = self.workers[failed].exitcode
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            print(f"error: {who} {how}; the other processes were stopped.", file=sys.stderr, flush=True)
+            return 1
+        _, code, message, trace = report
+        if code == EXIT_USER_ERROR and not self.debug:
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        else:
+            print(f"{trace}error: {who} failed: {message}", file=sys.stderr, flush=True)
+        return int(code)
+
+    def _describe(self, index: int) -> str:
+        parts = self.placement.parts_of(index)
+        names = "; ".join(f"stage {part} ({self.placement.parts[part].describe()})" for part in parts)
+        group = self.placement.replica_group(index)
+        replica = f", replica group {group}" if self.placement.replica_groups > 1 else ""
+        return f"rank {index}{replica}, {names}, process {self.workers[index].pid},"

@@ -1,0 +1,36 @@
+"""What this process runs on: cores, GPUs, and its place in a launcher's world. Imports torch only where there is a GPU."""
+
+from __future__ import annotations
+
+import glob
+import os
+from typing import Optional
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_gpus(device: str) -> int:
+    """GPUs that torch can use for the config's `device` setting (auto, cpu or cuda)."""
+    if device == "cpu" or not glob.glob("/dev/nvidia[0-9]*"):
+        return 0
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def world_size() -> Optional[int]:
+    """Number of processes that a launcher has started (`torchrun` sets WORLD_SIZE), or None without one."""
+    value = os.environ.get("WORLD_SIZE")
+    return int(value) if value else None
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """This process's number on its host."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

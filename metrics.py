@@ -1,0 +1,41 @@
+"""Exact evaluation: sums over every sample once, added up over batches and processes before anything is divided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Means over `num_samples` samples; top5 is top-K where there are fewer than five classes."""
+
+    loss: float
+    top1: float
+    top5: float
+    num_samples: int
+
+
+def empty_totals() -> Tensor:
+    """[loss, top-1 hits, top-5 hits, samples] in float64, to which batches are added."""
+    return torch.zeros(4, dtype=torch.float64)
+
+
+def batch_totals(logits: Tensor, labels: Tensor, num_valid: int) -> Tensor:
+    """Totals of a padded batch: logits [B, K], labels [B], of which the first `num_valid` rows count."""
+    logits, labels = logits[:num_valid].float(), labels[:num_valid]
+    loss = F.cross_entropy(logits, labels, reduction="sum") if num_valid else torch.zeros(())
+    ranking = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
+    hits = ranking == labels.unsqueeze(1)
+    sums = [float(loss), float(hits[:, :1].sum()), float(hits.sum()), float(num_valid)]
+    return torch.tensor(sums, dtype=torch.float64)
+
+
+def result_of(totals: Tensor) -> EvalResult:
+    loss, top1, top5, count = totals.tolist()
+    return EvalResult(loss / count, top1 / count, top5 / count, int(count))

@@ -1,0 +1,107 @@
+"""The size and shape of a Vision Transformer, and what its units weigh and cost. Pure Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Optional, Tuple
+
+if TYPE_CHECKING:
+    from config import Config
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What defines a ViT (arXiv 2010.11929): sizes in pixels or features, probabilities in [0, 1]."""
+
+    image_size: Tuple[int, int] = (224, 224)
+    patch_size: Tuple[int, int] = (16, 16)
+    num_channels: int = 3
+    embed_dim: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_dim: int = 3072
+    num_labels: int = 1000
+    representation_size: Optional[int] = None
+    layer_norm_eps: float = 1e-6
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path_rate: float = 0.0
+    head_bias_init: float = 0.0
+    fused_attention: bool = True
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size[0] // self.patch_size[0]) * (self.image_size[1] // self.patch_size[1])
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches and the class token."""
+        return self.num_patches + 1
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch."""
+        return self.num_channels * self.patch_size[0] * self.patch_size[1]
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a training forward pass draws random numbers."""
+        return max(self.dropout, self.attention_dropout, self.drop_path_rate) > 0
+
+    @property
+    def head_input_dim(self) -> int:
+        return self.representation_size or self.embed_dim
+
+
+def architecture_of(config: Config) -> Architecture:
+    """The model that a config describes."""
+    head_bias = config.head_bias_init
+    return Architecture(
+        image_size=(config.image_size, config.image_size),
+        patch_size=config.patch_size,
+        num_channels=config.num_channels,
+        embed_dim=config.hidden_size,
+        depth=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        mlp_dim=config.mlp_dim,
+        num_labels=config.num_labels,
+        representation_size=config.representation_size,
+        layer_norm_eps=config.layer_norm_eps,
+        dropout=config.hidden_dropout_prob,
+        attention_dropout=config.attention_probs_dropout_prob,
+        drop_path_rate=config.drop_path_rate,
+        head_bias_init=head_bias if head_bias is not None else (-10.0 if config.pretrain else 0.0),
+        fused_attention=config.attention == "fused",
+    )
+
+
+def count_parameters(arch: Architecture, unit: str) -> int:
+    """Number of weights of one unit."""
+    width = arch.embed_dim
+    if unit == "embed":
+        return width * (arch.patch_values + 1) + width + arch.num_tokens * width
+    if unit == "head":
+        pre_logits = (width + 1) * arch.representation_size if arch.representation_size else 0
+        return 2 * width + pre_logits + (arch.head_input_dim + 1) * arch.num_labels
+    attention = 3 * width * (width + 1) + width * (width + 1)
+    mlp = arch.mlp_dim * (width + 1) + width * (arch.mlp_dim + 1)
+    return attention + mlp + 4 * width
+
+
+def count_forward_flops(arch: Architecture, unit: str) -> int:
+    """Floating-point operations of one unit's forward pass for one image; a multiply-add counts as two.
+
+    Matrix products only, attention included. The last block computes only what the class token needs (see `vit.Block`).
+    """
+    width, tokens = arch.embed_dim, arch.num_tokens
+    if unit == "embed":
+        return 2 * arch.num_patches * arch.patch_values * width
+    if unit == "head":
+        pre_logits = width * arch.representation_size if arch.representation_size else 0
+        return 2 * (pre_logits + arch.head_input_dim * arch.num_labels)
+    queries = 1 if unit == f"block {arch.depth - 1}" else tokens
+    keys_and_values = 2 * tokens * width * width
+    queries_and_output = 2 * queries * width * width
+    attention = 2 * queries * tokens * width
+    mlp = 2 * queries * width * arch.mlp_dim
+    return 2 * (keys_and_values + queries_and_output + attention + mlp)

@@ -1,0 +1,217 @@
+"""The Vision Transformer of "An Image is Worth 16x16 Words" (arXiv 2010.11929), written so that a stage is a view of it.
+
+Shapes: B batch, C channels, N tokens (patches + class token), Q tokens that are computed, D width, H heads, K labels.
+Parameter names and shapes are timm's. Which device computes which units is the business of `stages.py` and the runtimes.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.architecture import Architecture
+from models.initialization import initialize
+from models.stages import Stage, plan_stages
+from seeding import derive_seed
+
+
+def normalize_pixels(images: Tensor) -> Tensor:
+    """uint8 pixels [B, C, H, W] to float32 in [-1, 1] (mean and deviation 0.5, as ViTs are trained); floats pass unchanged."""
+    return images.float().div_(127.5).sub_(1.0) if images.dtype == torch.uint8 else images
+
+
+def mix_images(images: Tensor, mixup_lambda: Tensor) -> Tensor:
+    """mixup (arXiv 1710.09412) inside a micro-batch: each image with its predecessor. `mixup_lambda` [B], all alike."""
+    weight = mixup_lambda.to(images.dtype).view(-1, 1, 1, 1)
+    return weight * images + (1.0 - weight) * images.roll(1, 0)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): leaves a whole branch out, sample by sample, with probability `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = torch.empty((x.shape[0], 1, 1), dtype=x.dtype, device=x.device).bernoulli_(keep)
+        return x * mask.div_(keep)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and projects each to a token (arXiv 2010.11929, section 3.1).
+
+    Input [B, C, H, W], pixels in [-1, 1]. Output [B, (H / patch height) * (W / patch width), D].
+    Raises ValueError where H or W is not the size that the model was built for.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.image_size, self.patch_size = arch.image_size, arch.patch_size
+        self.proj = nn.Conv2d(arch.num_channels, arch.embed_dim, kernel_size=arch.patch_size, stride=arch.patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        batch, channels, height, width = images.shape
+        if (height, width) != self.image_size:
+            raise ValueError(f"images are {height}x{width}, the model takes {self.image_size[0]}x{self.image_size[1]}")
+        rows, columns = self.patch_size
+        grid = images.view(batch, channels, height // rows, rows, width // columns, columns)
+        patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N - 1, C * rows * columns]
+        # A convolution whose stride is its kernel is one matrix product, which is faster than the convolution.
+        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over [B, N, D]; with `num_queries` only the first Q tokens are computed: [B, Q, D].
+
+    Fused through `scaled_dot_product_attention`, or explicit matmul and fp32 softmax, with the same result.
+    """
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.num_heads = arch.num_heads
+        self.fused = arch.fused_attention
+        self.attention_dropout = arch.attention_dropout
+        self.qkv = nn.Linear(arch.embed_dim, 3 * arch.embed_dim)
+        self.proj = nn.Linear(arch.embed_dim, arch.embed_dim)
+        self.proj_drop = nn.Dropout(arch.dropout)
+
+    def forward(self, x: Tensor, num_queries: Optional[int] = None) -> Tensor:
+        if num_queries is None:
+            query, key, value = self._heads(self.qkv(x), 3)
+        else:
+            width = x.shape[-1]
+            weight, bias = self.qkv.weight, self.qkv.bias
+            (query,) = self._heads(F.linear(x[:, :num_queries], weight[:width], bias[:width]), 1)
+            key, value = self._heads(F.linear(x, weight[width:], bias[width:]), 2)
+        dropout = self.attention_dropout if self.training else 0.0
+        if self.fused:
+            context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        else:
+            context = _explicit_attention(query, key, value, dropout)
+        context = context.transpose(1, 2).flatten(2)  # [B, H, Q, D / H] -> [B, Q, D]
+        return self.proj_drop(self.proj(context))
+
+    def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """[B, N, parts * D] -> `parts` tensors [B, H, N, D / H]"""
+        batch, tokens, _ = projected.shape
+        return projected.view(batch, tokens, parts, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # [B, H, Q, N]
+    weights = scores.float().softmax(dim=-1).to(value.dtype)
+    return F.dropout(weights, dropout) @ value
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between, token by token: [B, Q, D] -> [B, Q, D]."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(arch.embed_dim, arch.mlp_dim)
+        self.fc2 = nn.Linear(arch.mlp_dim, arch.embed_dim)
+        self.drop = nn.Dropout(arch.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block, [B, N, D] -> [B, N, D].
+
+    The head reads the class token alone, so the last block computes no other: `num_queries` 1 gives [B, 1, D], the same
+    numbers as the first token of the whole, and leaves out most of the block's work.
+    """
+
+    def __init__(self, arch: Architecture, index: int) -> None:
+        super().__init__()
+        self.num_queries = 1 if index == arch.depth - 1 else None
+        self.norm1 = nn.LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+        self.attn = Attention(arch)
+        self.norm2 = nn.LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+        self.mlp = Mlp(arch)
+        self.drop_path = DropPath(arch.drop_path_rate * index / max(1, arch.depth - 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = x if self.num_queries is None else x[:, : self.num_queries]
+        x = residual + self.drop_path(self.attn(self.norm1(x), self.num_queries))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class PreLogits(nn.Module):
+    """The representation layer of the paper's pretraining head: linear and tanh."""
+
+    def __init__(self, arch: Architecture) -> None:
+        super().__init__()
+        self.fc = nn.Linear(arch.embed_dim, arch.head_input_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.fc(x))
+
+
+class VisionTransformer(nn.Module):
+    """A ViT, or the part of it that one pipeline stage owns; parameters keep their names either way.
+
+    A stage with the embedding takes images [B, C, H, W] (uint8, or float already in [-1, 1]), others take tokens
+    [B, N, D]. A stage with the head gives logits [B, K] in float32, others give tokens.
+    """
+
+    def __init__(self, arch: Architecture, stage: Optional[Stage] = None) -> None:
+        super().__init__()
+        self.arch = arch
+        self.stage = stage or plan_stages([arch.depth])[0]
+        if self.stage.has_embed:
+            self.patch_embed = PatchEmbed(arch)
+            self.cls_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
+            self.pos_embed = nn.Parameter(torch.empty(1, arch.num_tokens, arch.embed_dim))
+            self.pos_drop = nn.Dropout(arch.dropout)
+        self.blocks = nn.ModuleDict({str(index): Block(arch, index) for index in self.stage.blocks})
+        if self.stage.has_head:
+            self.norm = nn.LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+            self.pre_logits = PreLogits(arch) if arch.representation_size else nn.Identity()
+            self.head = nn.Linear(arch.head_input_dim, arch.num_labels)
+        self.dropout_key: tuple[int, ...] = ()
+
+    def forward(self, x: Tensor, mixup_lambda: Optional[Tensor] = None) -> Tensor:
+        if self.stage.has_embed:
+            self._seed_dropout("embed")
+            x = self.embed(x, mixup_lambda)
+        for index, block in self.blocks.items():
+            self._seed_dropout(f"block {index}")
+            x = block(x)
+        return self.classify(x) if self.stage.has_head else x
+
+    def embed(self, images: Tensor, mixup_lambda: Optional[Tensor] = None) -> Tensor:
+        """Images [B, C, H, W] -> tokens [B, N, D]."""
+        images = normalize_pixels(images)
+        if mixup_lambda is not None:
+            images = mix_images(images, mixup_lambda)
+        patches = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
+        return self.pos_drop(tokens + self.pos_embed)
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N or 1, D] -> logits [B, K], in float32 whatever the precision of the blocks."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.head(self.pre_logits(self.norm(tokens[:, 0].float())))
+
+    def _seed_dropout(self, unit: str) -> None:
+        """Makes dropout a function of (`dropout_key`, unit), so that it is the same in every split of the model."""
+        if self.training and self.arch.is_random and self.dropout_key:
+            torch.manual_seed(derive_seed("dropout", *self.dropout_key, unit))
+
+
+def build_model(arch: Architecture, seed: int, stage: Optional[Stage] = None) -> VisionTransformer:
+    """A model, or one stage of it, with initial weights that depend on the seed and on nothing else."""
+    with torch.device("meta"):
+        model = VisionTransformer(arch, stage)
+    model.to_empty(device="cpu")
+    initialize(model, arch, seed)
+    return model

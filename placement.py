@@ -1,0 +1,173 @@
+"""Where a plan's stages and replicas run: how they fold onto the processes or devices that there are. No torch.
+
+Replicas that have no process of their own become further gradient accumulation, neighbouring stages merge; neither changes
+the maths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, List, Optional, Tuple
+
+from errors import UserError
+from machine import num_cores, num_gpus, world_size
+from models.stages import Stage, fold_stages, plan_stages
+
+if TYPE_CHECKING:
+    from config import Config
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which process computes what. Rank = replica group * pipeline size + pipeline rank: a replica's stages are neighbours.
+
+    `parts` are the pieces that the model is cut into, in order: a plan's stages, or neighbours of them merged. Part i belongs
+    to pipeline rank i mod `pipeline_size`; there are more parts than ranks in the interleaved schedule only.
+    """
+
+    runtime: str  # "single" or "pipeline"
+    parts: Tuple[Stage, ...]
+    pipeline_size: int  # processes that share one replica of the model
+    replica_groups: int  # replicas that have processes of their own
+    replication_factor: int
+    planned_stages: int
+
+    @property
+    def num_processes(self) -> int:
+        return self.pipeline_size * self.replica_groups
+
+    @property
+    def folded_replicas(self) -> int:
+        """Replicas that one group of processes works through, one after the other."""
+        return self.replication_factor // self.replica_groups
+
+    def pipeline_rank(self, rank: int) -> int:
+        return rank % self.pipeline_size
+
+    def replica_group(self, rank: int) -> int:
+        return rank // self.pipeline_size
+
+    def parts_of(self, rank: int) -> List[int]:
+        """Indices of the parts that a process owns."""
+        return list(range(self.pipeline_rank(rank), len(self.parts), self.pipeline_size))
+
+    def replicas_of(self, rank: int) -> Tuple[int, ...]:
+        """The replicas (of `replication_factor`) whose samples a process works on."""
+        return tuple(range(self.replica_group(rank), self.replication_factor, self.replica_groups))
+
+    def folding(self) -> Optional[str]:
+        """One line on what was folded, or None where every stage of every replica has a process of its own."""
+        changes = []
+        if len(self.parts) < self.planned_stages:
+            changes.append(f"{self.planned_stages} stages run as {len(self.parts)}")
+        if len(self.parts) > self.pipeline_size:
+            changes.append(f"each process holds {len(self.parts) // self.pipeline_size} stages, interleaved")
+        if self.folded_replicas > 1:
+            groups = f"{self.replica_groups} group{'s' * (self.replica_groups > 1)} of processes"
+            changes.append(
+                f"{self.replication_factor} replicas run on {groups}, gradient accumulation x {self.folded_replicas}"
+            )
+        return "; ".join(changes) + " (same global batch, same result)" if changes else None
+
+
+def place(config: Config) -> Placement:
+    """The placement for this machine and launcher. Raises UserError where the config asks for what is not there."""
+    gpus = num_gpus(config.device)
+    if config.device == "cuda" and gpus == 0:
+        raise UserError("device = cuda, but torch finds no CUDA device here. Use --device cpu or --device auto.")
+    world = world_size()
+    if resolve_runtime(config.runtime, gpus, world) == "single":
+        if world is not None and world > 1:
+            raise UserError(f"runtime = single is one process, but {world} were started. Use --runtime pipeline.")
+        return place_single(config)
+    return place_pipeline(config, world or config.num_processes or None, gpus, num_cores())
+
+
+def resolve_runtime(runtime: str, gpus: int, world: Optional[int]) -> str:
+    """`auto` is pipeline where there are two GPUs or a launcher's world, else single."""
+    if runtime != "auto":
+        return runtime
+    return "pipeline" if gpus >= 2 or (world or 1) > 1 else "single"
+
+
+def place_single(config: Config) -> Placement:
+    """The whole model on one device."""
+    stages = plan_stages(config.stage_layers)
+    return Placement("single", tuple(fold_stages(stages, 1)), 1, 1, config.replication_factor, len(stages))
+
+
+def place_pipeline(config: Config, num_processes: Optional[int], num_devices: int, cores: int) -> Placement:
+    """Stages and replicas over processes.
+
+    `num_processes` is a number that must be met (a launcher's world, or the config's), or None: then one process a stage,
+    on GPUs no more than `num_devices` processes, and on the CPU as many replicas as leave a core for each process.
+    Raises UserError where the number cannot be met.
+    """
+    stages = plan_stages(config.stage_layers)
+    if num_processes is not None:
+        pipeline_size, groups = _split_exactly(config, len(stages), num_processes)
+    else:
+        pipeline_size = _pipeline_size(config, len(stages), num_devices or len(stages))
+        room = max(1, (num_devices or cores) // pipeline_size)
+        groups = max(n for n in _divisors(config.replication_factor) if n <= room)
+    num_parts = len(stages) if config.schedule == "interleaved" else pipeline_size
+    placement = Placement(
+        "pipeline", tuple(fold_stages(stages, num_parts)), pipeline_size, groups, config.replication_factor, len(stages)
+    )
+    _check_interleaved(config, placement)
+    return placement
+
+
+def _divisors(number: int) -> List[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _pipeline_sizes(config: Config, num_stages: int) -> List[int]:
+    """Numbers of processes that can share the stages, smallest first."""
+    if config.schedule == "interleaved":
+        return [n for n in _divisors(num_stages) if 2 <= n < num_stages]
+    return list(range(1, num_stages + 1))
+
+
+def _pipeline_size(config: Config, num_stages: int, limit: int) -> int:
+    sizes = [n for n in _pipeline_sizes(config, num_stages) if n <= limit]
+    if not sizes:
+        raise _interleaved_error(num_stages)
+    return sizes[-1]
+
+
+def _split_exactly(config: Config, num_stages: int, num_processes: int) -> Tuple[int, int]:
+    """(processes a replica, replica groups) whose product is `num_processes`, with as long a pipeline as can be."""
+    sizes = _pipeline_sizes(config, num_stages)
+    if not sizes:
+        raise _interleaved_error(num_stages)
+    for size in reversed(sizes):
+        groups, rest = divmod(num_processes, size)
+        if groups and not rest and config.replication_factor % groups == 0:
+            return size, groups
+    usable = sorted({size * n for size in sizes for n in _divisors(config.replication_factor)})
+    raise UserError(
+        f"{num_processes} processes cannot share {num_stages} stages x replication_factor = {config.replication_factor}.\n"
+        f'       In config "{config.config}". Start one of {", ".join(map(str, usable))} processes, '
+        "or change layers_per_ipu or replication_factor."
+    )
+
+
+def _interleaved_error(num_stages: int) -> UserError:
+    return UserError(
+        f"schedule = interleaved needs several stages on each of at least two processes; the plan has {num_stages}.\n"
+        "       Give layers_per_ipu at least 4 entries, an even number, or use --schedule 1f1b."
+    )
+
+
+def _check_interleaved(config: Config, placement: Placement) -> None:
+    """Interleaved 1F1B works in rounds of equal size (arXiv 2104.04473); torch refuses others."""
+    if config.schedule != "interleaved":
+        return
+    micro_batches = config.gradient_accumulation * placement.folded_replicas
+    rounds = max(1, micro_batches // placement.pipeline_size)
+    if micro_batches % rounds:
+        raise UserError(
+            f"schedule = interleaved cannot divide {micro_batches} micro-batches into {rounds} equal rounds.\n"
+            f"       Make gradient_accumulation a multiple of {placement.pipeline_size}."
+        )

@@ -1,0 +1,45 @@
+"""Trains a ViT from scratch.
+
+    python pretrain.py --config digits
+    python pretrain.py --config b16_in1k_pretrain --dataset-path /data/imagenet1k
+    torchrun --nproc-per-node 8 pretrain.py --config b16_in1k_pretrain
+
+Starts a local process for every pipeline stage that the config plans. `--help` lists all keys.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Optional, Sequence
+
+import launch
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    from allocation import plan_text
+    from config import load_config
+    from errors import UserError
+    from placement import place
+
+    config = load_config("pretrain", argv)
+    placement = place(config)
+    if config.compile_only:
+        print(plan_text(config, placement))
+        return 0
+    if config.pretrained_checkpoint and not config.resume_training_from_checkpoint:
+        raise UserError(
+            "pretrain.py starts from random weights, but pretrained_checkpoint is "
+            f'{config.pretrained_checkpoint}.\n       Use finetune.py to start from it, or --pretrained-checkpoint "".'
+        )
+
+    from run_setup import prepare_run
+    from training import fit
+
+    run = prepare_run(config, placement)
+    code = fit(run)
+    run.runtime.close()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run("pretrain", main))

@@ -1,0 +1,74 @@
+"""What a run reports (three records) and who listens to it (a reporter)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One host step. `loss` and `accuracy` (0 to 1) are means over all of the step's samples; any figure may be NaN."""
+
+    step: int  # host steps completed, this one included: the first is 1
+    num_steps: int
+    epoch: float
+    num_epochs: float
+    learning_rate: float  # the one that this step used
+    loss: float
+    accuracy: float
+    images_per_second: float
+    step_seconds: float  # waiting for data included
+    data_wait_seconds: float
+    grad_norm: Optional[float] = None  # before clipping; None where it was not computed
+    warming_up: bool = False  # one of the first steps, which mean throughput leaves out
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """One pass over the whole validation set. `top1` and `top5` are shares from 0 to 1."""
+
+    step: int
+    epoch: float
+    loss: float
+    top1: float
+    top5: float
+    num_samples: int
+    seconds: float
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. What is not known is None; `interrupted` names what stopped the run early, e.g. "Ctrl-C"."""
+
+    steps: int
+    seconds: float
+    images_per_second: Optional[float] = None  # mean after the first steps
+    best_top1: Optional[float] = None
+    best_step: Optional[int] = None
+    run_folder: Optional[str] = None
+    next_command: Optional[str] = None
+    interrupted: Optional[str] = None
+
+
+class Reporter:
+    """Hears what happens in a run. A subclass overrides what it wants to hear; the rest passes unheard.
+
+    Only the main process of a run has reporters. `close` may be called more than once, also after an exception.
+    """
+
+    def note(self, text: str) -> None:
+        """Something that the user should read once."""
+
+    def step(self, record: StepRecord) -> None:
+        """A host step has ended."""
+
+    def validated(self, record: ValidationRecord) -> None:
+        """A validation pass has ended."""
+
+    def finished(self, summary: Summary) -> None:
+        """The run has ended in order: all steps done, or stopped early on request."""
+
+    def close(self) -> None:
+        """Nothing more will come: write out what is pending."""

@@ -1,0 +1,52 @@
+"""Reports on standard output: log lines alone in a file or a pipe, log lines above a progress bar in a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Optional, TextIO
+
+from reporting import lines
+from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+
+
+class ConsoleReporter(Reporter):
+    """Writes to `stream` (default: standard output). `completed_steps` is where a resumed run's bar starts."""
+
+    def __init__(self, num_steps: int, completed_steps: int = 0, stream: Optional[TextIO] = None) -> None:
+        self._stream = sys.stdout if stream is None else stream
+        self._bar = None
+        if is_terminal(self._stream):
+            from reporting.progress import ProgressBar
+
+            self._bar = ProgressBar(num_steps, completed_steps, self._stream)
+
+    def note(self, text: str) -> None:
+        self._write(text)
+
+    def step(self, record: StepRecord) -> None:
+        self._write(lines.step_line(record))
+        if self._bar is not None:
+            self._bar.update(record)
+
+    def validated(self, record: ValidationRecord) -> None:
+        self._write(lines.validation_line(record))
+
+    def finished(self, summary: Summary) -> None:
+        self.close()
+        self._write("\n".join(lines.summary_lines(summary)))
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _write(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.print_above(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether `stream` can redraw a line. Variables that force colours into pipes do not count: logs stay parseable."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")

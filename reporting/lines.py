@@ -1,0 +1,74 @@
+"""The text of the log: records to lines, in the form that the public PopTorch ViT app's log parsers expect.
+
+Benchmark runners search every line for `loss:`, `accuracy:`, `throughput:` and `Valid Accuracy:`, so no other line may
+use these words with a colon.
+"""
+
+from __future__ import annotations
+
+from typing import List
+
+from reporting.base import StepRecord, Summary, ValidationRecord
+
+
+def step_line(record: StepRecord) -> str:
+    """One host step on one line."""
+    return (
+        f"Epoch: {record.epoch:.2f}/{record.num_epochs:.2f}"
+        f" Step: {record.step}/{record.num_steps}"
+        f" Lr: {learning_rate(record.learning_rate)}"
+        f" loss: {record.loss:.3f}"
+        f" accuracy: {record.accuracy:.3f}"
+        f" throughput: {record.images_per_second:.1f} samples/sec"
+        f" Mean step duration: {record.step_seconds:.3f} seconds"
+        f" Mean data consumption ratio: {data_wait_share(record):.3f}"
+    )
+
+
+def validation_line(record: ValidationRecord) -> str:
+    """One validation pass on one line."""
+    best = ", best so far" if record.is_best else ""
+    return (
+        f"Valid Loss: {record.loss:.3f} Valid Accuracy: {record.top1:.5f} Top5: {record.top5:.5f}"
+        f" ({record.num_samples:,} samples, {record.seconds:.1f} s{best})"
+    )
+
+
+def summary_lines(summary: Summary) -> List[str]:
+    """The closing block: what was reached, where it lies, and what to do next."""
+    state = f"Stopped early ({summary.interrupted})" if summary.interrupted else "Done"
+    lines = [f"{state}: {summary.steps:,} steps in {duration(summary.seconds)}"]
+    if summary.images_per_second is not None:
+        lines.append(f"  throughput  {rate(summary.images_per_second)} images/s, mean without the first steps")
+    if summary.best_top1 is not None:
+        at_step = f" at step {summary.best_step:,}" if summary.best_step is not None else ""
+        lines.append(f"  best top-1  {100 * summary.best_top1:.2f} %{at_step}")
+    if summary.run_folder:
+        lines.append(f"  run folder  {summary.run_folder}")
+    if summary.next_command:
+        lines.append(f"  next        {summary.next_command}")
+    return lines
+
+
+def learning_rate(value: float) -> str:
+    """Six decimals, or an exponent where these would show too little of a small rate."""
+    return f"{value:.3e}" if 0 < value < 1e-4 else f"{value:.6f}"
+
+
+def data_wait_share(record: StepRecord) -> float:
+    """The share (0 to 1) of the step that went by waiting for data."""
+    return record.data_wait_seconds / record.step_seconds if record.step_seconds > 0 else 0.0
+
+
+def rate(images_per_second: float) -> str:
+    """Images a second, with decimals only where they matter."""
+    return f"{images_per_second:,.0f}" if images_per_second >= 100 else f"{images_per_second:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """duration(27.31) -> "27.3 s", duration(3754) -> "1:02:34"."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

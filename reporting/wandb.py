@@ -1,0 +1,53 @@
+"""Weights & Biases, where the config asks for it. Offline or online is W&B's own setting (WANDB_MODE)."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Optional
+
+from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+
+
+class WandbReporter(Reporter):
+    """One W&B run, with the config's values as `settings` and its files below `folder`.
+
+    Raises ImportError where the package is missing, and whatever W&B raises where it cannot start.
+    """
+
+    def __init__(self, project: str, name: Optional[str], settings: Mapping[str, Any], folder: Optional[str]) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=project,
+            name=name,
+            config=dict(settings),
+            dir=folder,
+            settings=wandb.Settings(console="off"),  # capturing the console would fight with the progress bar
+        )
+
+    def step(self, record: StepRecord) -> None:
+        scalars = {
+            "LR": record.learning_rate,
+            "Throughput": record.images_per_second,
+            "Loss": record.loss,
+            "Accuracy": record.accuracy,
+            "Epoch": record.epoch,
+        }
+        self._run.log(scalars, step=record.step)
+
+    def validated(self, record: ValidationRecord) -> None:
+        scalars = {
+            "Valid Loss": record.loss,
+            "Valid Top5": record.top5,
+            "Total Accuracy": record.top1,
+            "Number of samples": record.num_samples,
+        }
+        self._run.log(scalars, step=record.step)
+
+    def finished(self, summary: Summary) -> None:
+        if summary.best_top1 is not None:
+            self._run.summary["Best Accuracy"] = summary.best_top1
+        if summary.images_per_second is not None:
+            self._run.summary["Mean Throughput"] = summary.images_per_second
+
+    def close(self) -> None:
+        self._run.finish()

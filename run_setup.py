@@ -1,0 +1,108 @@
+"""Puts a training run together for `pretrain.py` and `finetune.py`: data, runtime, run folder, resume and reporters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional
+
+import checkpoint
+from allocation import allocation_table
+from checkpoint import Progress
+from dataset.loader import EvalLoader, TrainLoader
+from dataset.registry import open_source
+from errors import UserError
+from reporting.build import build_reporters
+from runtime.build import build_runtime
+from training import Run, number_of_steps
+
+if TYPE_CHECKING:
+    from config import Config
+    from dataset.base import Source
+    from placement import Placement
+    from runtime.base import Runtime
+
+
+def prepare_run(config: Config, placement: Placement) -> Run:
+    """Everything that `training.fit` needs, the first notes printed. Raises UserError for what cannot be had."""
+    source = open_source(config, "train")
+    if source is None:
+        raise UserError(f"dataset = {config.dataset} has no training images.")
+    held_out = open_source(config, "validation")
+    runtime = build_runtime(config, placement)
+    train = TrainLoader(source, config, runtime.share)
+    validation = evaluation_loader(config, held_out, runtime) if held_out is not None else None
+    notes = [allocation_table(config, placement)] + opening_notes(config, placement, runtime)
+    notes += data_notes(config, train, validation)
+    folder, progress = _folder_and_progress(config, runtime, train, notes)
+    reporters = []
+    if runtime.is_main:
+        reporters = build_reporters(
+            config, str(folder) if folder else None, number_of_steps(config, train.steps_per_epoch), progress.step
+        )
+    run = Run(config, runtime, train, validation, reporters, folder, progress, _next_command(folder))
+    run.note(*notes)
+    return run
+
+
+def evaluation_loader(config: Config, source: Source, runtime: Runtime) -> EvalLoader:
+    """This process's share of a validation set."""
+    return EvalLoader(
+        source,
+        config,
+        batch_size=runtime.eval_batch_size,
+        share_index=runtime.eval_share_index,
+        num_shares=runtime.eval_num_shares,
+        images=runtime.share.images,
+        targets=runtime.share.targets,
+    )
+
+
+def opening_notes(config: Config, placement: Placement, runtime: Runtime) -> List[str]:
+    """What a user should know of how the config is run here: folding, precision, keys without effect."""
+    unused = config.unused(placement.runtime)
+    notes = list(runtime.notes)
+    if unused:
+        notes.append(f"keys of the config that this run does not use: {', '.join(unused)}")
+    return notes
+
+
+def data_notes(config: Config, train: TrainLoader, validation: Optional[EvalLoader]) -> List[str]:
+    notes = []
+    if train.dropped:
+        notes.append(
+            f"each epoch leaves {train.dropped:,} images out: {train.steps_per_epoch:,} whole host steps of "
+            f"{config.samples_per_step:,} (others every epoch)"
+        )
+    if validation is None and config.validation_epochs:
+        notes.append("no validation set found: the run is not validated")
+    return notes
+
+
+def _folder_and_progress(
+    config: Config, runtime: Runtime, train: TrainLoader, notes: List[str]
+) -> tuple[Optional[Path], Progress]:
+    """A resumed run's folder and state, or a new folder and the starting weights."""
+    if config.resume_training_from_checkpoint:
+        step_folder = Path(runtime.from_main(str(checkpoint.find_run_to_resume(config)) if runtime.is_main else None))
+        progress = checkpoint.restore(step_folder, runtime)
+        _check_same_steps(progress, train, config, step_folder)
+        notes.append(f"resumed after step {progress.step} from {step_folder}")
+        return step_folder.parent, progress
+    folder = runtime.from_main(checkpoint.new_run_folder(config) if runtime.is_main else None)
+    return folder, Progress(0, train.steps_per_epoch, config.samples_per_step)
+
+
+def _check_same_steps(progress: Progress, train: TrainLoader, config: Config, step_folder: Path) -> None:
+    saved, now = (progress.steps_per_epoch, progress.samples_per_step), (train.steps_per_epoch, config.samples_per_step)
+    if saved != now:
+        raise UserError(
+            f"{step_folder} was trained with {saved[0]} host steps an epoch of {saved[1]} images, now it would be "
+            f"{now[0]} of {now[1]}.\n       Keep micro_batch_size x gradient_accumulation x replication_factor x "
+            "device_iterations and the data set, or start anew from it with --pretrained-checkpoint."
+        )
+
+
+def _next_command(folder: Optional[Path]) -> Optional[str]:
+    if folder is None:
+        return None
+    return f"python validation.py --config-file {folder}/config.yaml --pretrained-checkpoint {folder}/best"

@@ -1,0 +1,83 @@
+"""The one seam: what training, checkpoints and reports know of where and how the model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Protocol
+
+from torch import Tensor
+
+from batch import DataShare, HostBatch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one host step gave, the same in every process.
+
+    `loss` and `accuracy` are means over the host step's samples. `grad_norm` is the global L2 norm of the last weight
+    update's reduced gradient, before clipping. `skipped_updates` counts updates left out for a non-finite gradient.
+    """
+
+    loss: float
+    accuracy: float
+    grad_norm: float
+    skipped_updates: int
+
+
+class Runtime(Protocol):
+    """A model, its optimiser and the device or processes that they live on.
+
+    All processes of a run call the same methods in the same order. Tensors are given and taken on the CPU.
+    """
+
+    is_main: bool  # the one process that prints and writes reports
+    share: DataShare  # the part of each host batch that this process needs
+    eval_share_index: int  # which share of the validation set this process evaluates…
+    eval_num_shares: int  # …of how many
+    eval_batch_size: int
+    notes: List[str]  # what a user should know of how the model is run here
+    num_parts: int  # pieces that the model's weights are stored in
+
+    def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
+        """One host step: `device_iterations` weight updates at one learning rate; `first_update` is the first one's number."""
+        ...
+
+    def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:
+        """Logits [eval_batch_size, K] in evaluation mode, in the processes that own the head; None in the others."""
+        ...
+
+    def weights(self) -> Dict[int, Dict[str, Tensor]]:
+        """This process's parts (part number -> parameter name -> tensor) that it is the one to save."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Loads this process's parameters; raises KeyError where one is missing. Others' names are passed over."""
+        ...
+
+    def parameter_names(self) -> Dict[str, Any]:
+        """Names and shapes of the parameters that this process owns."""
+        ...
+
+    def optimizer_state(self) -> Dict[int, Dict[str, Tensor]]:
+        """As `weights`, for the optimiser: `<parameter name>.<state name>` -> tensor."""
+        ...
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None: ...
+
+    def sum_totals(self, totals: Tensor) -> Tensor:
+        """Sum of a small float64 tensor over all processes."""
+        ...
+
+    def maximum(self, value: int) -> int:
+        """The largest of the processes' values."""
+        ...
+
+    def from_main(self, value: Any) -> Any:
+        """The main process's value, in every process."""
+        ...
+
+    def barrier(self) -> None: ...
+
+    def close(self) -> None:
+        """Shuts down in order; nothing may be called afterwards."""
+        ...

@@ -1,0 +1,294 @@
+"""Pipeline stages and replicas over processes, with the schedules of `torch.distributed.pipelining`.
+
+Every process holds only its own stages' parameters and optimiser state. Schedules: gpipe (arXiv 1811.06965), 1f1b
+(arXiv 1806.03377) and interleaved 1F1B (arXiv 2104.04473); all drain the pipeline before the weight update, so the maths is
+that of sequential gradient accumulation. Gradients of replicas are reduced here, once a weight update.
+"""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any, Callable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
+
+from batch import DataShare, HostBatch
+from models.architecture import Architecture, architecture_of
+from models.losses import classification_loss, count_correct, pack_targets
+from models.vit import VisionTransformer, build_model
+from runtime.base import StepResult
+from runtime.devices import pick_device, set_threads
+from runtime.precision import autocast, precision_note
+from runtime.weight_update import WeightUpdate, backward_seed
+
+if TYPE_CHECKING:
+    from config import Config
+    from placement import Placement
+
+EVAL_BATCH_SIZE = 64
+# A peer that hangs ends the run after this long; a peer that dies ends it at once.
+TIMEOUT = datetime.timedelta(minutes=30)
+
+
+class StageModule(nn.Module):
+    """A stage as schedules call it: one micro-batch at a time, in order, within one weight update."""
+
+    def __init__(self, model: VisionTransformer, config: Config, device: torch.device, micro_batch_numbers: list[int]):
+        super().__init__()
+        self.model = model
+        self._config, self._device = config, device
+        self._numbers = micro_batch_numbers
+        self.next_micro_batch = 0
+        self.weight_update = 0
+
+    def start_update(self, weight_update: int) -> None:
+        self.weight_update, self.next_micro_batch = weight_update, 0
+
+    def forward(self, x: Tensor, mixup_lambda: Tensor | None = None) -> Tensor:
+        if self.training:
+            number = self._numbers[self.next_micro_batch]
+            self.model.dropout_key = (self._config.random_seed, self.weight_update, number)
+            self.next_micro_batch += 1
+        with autocast(self._config.precision, self._device):
+            return self.model(x, mixup_lambda)
+
+
+class PipelineRuntime:
+    """One process of a pipeline. See `base.Runtime`."""
+
+    def __init__(self, config: Config, placement: Placement, rank: int, local_rank: int) -> None:
+        self.config, self.placement, self.rank = config, placement, rank
+        self.device = pick_device(config, local_rank)
+        set_threads(config, default=1)
+        self._connect()
+        self.is_main = rank == 0
+        parts = [placement.parts[index] for index in placement.parts_of(rank)]
+        self.has_head, self.has_embed = parts[-1].has_head, parts[0].has_embed
+        self.share = DataShare(placement.replicas_of(rank), images=self.has_embed, targets=self.has_head)
+        self.num_parts = len(placement.parts)
+        self.micro_batches = (
+            config.gradient_accumulation * placement.folded_replicas
+        )  # that this process sees an update
+        self.notes = [note for note in (placement.folding(), precision_note(config.precision)) if note]
+        arch = architecture_of(config)
+        self.models = {part.index: build_model(arch, config.random_seed, part).to(self.device) for part in parts}
+        self._stages = self._build_stages(arch, config.micro_batch_size)
+        self._schedule = self._build_schedule(self._stages, self.micro_batches, self._loss)
+        self._build_evaluation(arch)
+        parameters = {name: p for model in self.models.values() for name, p in model.named_parameters()}
+        self.update = WeightUpdate(config, parameters, self._sum_over_stages)
+        self._loss_and_correct = torch.zeros(2, device=self.device)
+
+    def _connect(self) -> None:
+        """Joins the world, and the two groups that this process is in: its replica's pipeline, its stage's replicas."""
+        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        size, groups = self.placement.pipeline_size, self.placement.replica_groups
+        # Every process takes part in making every group, in the same order.
+        pipelines = [dist.new_group(list(range(g * size, (g + 1) * size))) for g in range(groups)]
+        stages = [dist.new_group([g * size + p for g in range(groups)]) for p in range(size)]
+        self._pipeline_group = pipelines[self.placement.replica_group(self.rank)]
+        self._replica_group = stages[self.placement.pipeline_rank(self.rank)]
+
+    def _build_stages(self, arch: Architecture, batch_size: int) -> list[PipelineStage]:
+        numbers = self._micro_batch_numbers()
+        self._modules = [StageModule(model, self.config, self.device, numbers) for model in self.models.values()]
+        return [
+            PipelineStage(
+                module,
+                index,
+                self.num_parts,
+                self.device,
+                input_args=_example_input(arch, model, batch_size, self.device, mixup=self.config.mixup, trains=True),
+                output_args=_example_output(arch, model, batch_size, self.device, trains=True),
+                group=self._pipeline_group,
+            )
+            for module, (index, model) in zip(self._modules, self.models.items())
+        ]
+
+    def _micro_batch_numbers(self) -> list[int]:
+        """Which micro-batches of a weight update, counted over all replicas, this process sees, in order."""
+        replicas = self.config.replication_factor
+        return [a * replicas + r for a in range(self.config.gradient_accumulation) for r in self.share.replicas]
+
+    def _build_schedule(
+        self, stages: list[PipelineStage], micro_batches: int, loss: Callable[..., Tensor] | None
+    ) -> Any:
+        # Reduction over micro-batches is ours (`backward_seed`): torch would divide once more.
+        if self.config.schedule == "interleaved":
+            return ScheduleInterleaved1F1B(list(stages), micro_batches, loss_fn=loss, scale_grads=False)
+        kind = ScheduleGPipe if self.config.schedule == "gpipe" or loss is None else Schedule1F1B
+        return kind(stages[0], micro_batches, loss_fn=loss, scale_grads=False)
+
+    def _build_evaluation(self, arch: Architecture) -> None:
+        """A forward-only schedule over the same modules, with micro-batches enough to keep every stage busy."""
+        micro_batch = self.config.micro_batch_size
+        rounds = max(4, EVAL_BATCH_SIZE // (micro_batch * self.placement.pipeline_size))
+        self.eval_batch_size = micro_batch * rounds * self.placement.pipeline_size
+        self.eval_share_index = self.placement.replica_group(self.rank)
+        self.eval_num_shares = self.placement.replica_groups
+        self._eval_stages = [
+            PipelineStage(
+                module,
+                index,
+                self.num_parts,
+                self.device,
+                input_args=_example_input(arch, self.models[index], micro_batch, self.device),
+                output_args=_example_output(arch, self.models[index], micro_batch, self.device),
+                group=self._pipeline_group,
+            )
+            for index, module in zip(self.models, self._modules)
+        ]
+        micro_batches = rounds * self.placement.pipeline_size
+        self._eval_schedule = self._build_schedule(self._eval_stages, micro_batches, None)
+
+    def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Called by the schedule, in the last stage, for each micro-batch."""
+        loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
+        self._loss_and_correct += torch.stack([loss.detach(), count_correct(logits.detach(), targets)])
+        return loss * backward_seed(self.config)
+
+    def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
+        config = self.config
+        for module in self._modules:
+            module.train()
+        self.update.skipped = 0
+        self._loss_and_correct.zero_()
+        for iteration in range(config.device_iterations):
+            for module in self._modules:
+                module.start_update(first_update + iteration)
+            weight = None if batch.mixup_lambda is None else float(batch.mixup_lambda[iteration])
+            self._run_schedule(batch, iteration, weight)
+            self._reduce_over_replicas()
+            self.update.apply(learning_rate)
+        totals = self.sum_totals(self._loss_and_correct.double().cpu())
+        total_micro_batches = config.gradient_accumulation * config.replication_factor * config.device_iterations
+        return StepResult(
+            loss=float(totals[0]) / total_micro_batches,
+            accuracy=float(totals[1]) / config.samples_per_step,
+            grad_norm=self.update.grad_norm,
+            skipped_updates=self.update.skipped,
+        )
+
+    def _run_schedule(self, batch: HostBatch, iteration: int, mixup_lambda: float | None) -> None:
+        """Forward and backward of all micro-batches of one weight update."""
+        size = self.micro_batches * self.config.micro_batch_size
+        rows = slice(iteration * size, (iteration + 1) * size)
+        arguments, targets = [], None
+        if batch.images is not None:
+            images = batch.images[rows].to(self.device, non_blocking=True)
+            arguments.append(images)
+            if mixup_lambda is not None:
+                arguments.append(torch.full((size,), mixup_lambda, device=self.device))
+        if batch.targets is not None:
+            targets = pack_targets(batch.targets[rows], self.config.micro_batch_size, mixup_lambda).to(self.device)
+        self._schedule.step(*arguments, target=targets, return_outputs=False)
+
+    def _reduce_over_replicas(self) -> None:
+        """Sums gradients over the processes that hold the same stage, in one message."""
+        if self.placement.replica_groups == 1:
+            return
+        gradients = [parameter.grad for parameter in self.update.parameters.values() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat, group=self._replica_group)
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        torch._foreach_copy_(gradients, [part.view_as(old) for part, old in zip(parts, gradients)])
+
+    def _sum_over_stages(self, value: Tensor) -> Tensor:
+        if self.placement.pipeline_size > 1:
+            dist.all_reduce(value, group=self._pipeline_group)
+        return value
+
+    @torch.no_grad()
+    def predict(self, images: Tensor | None) -> Tensor | None:
+        for module in self._modules:
+            module.eval()
+        arguments = [] if images is None else [images.to(self.device, non_blocking=True)]
+        logits = self._eval_schedule.eval(*arguments)
+        return None if logits is None else logits.cpu()
+
+    def weights(self) -> dict[int, dict[str, Tensor]]:
+        if self.placement.replica_group(self.rank) != 0:
+            return {}
+        return {
+            index: {name: value.detach().cpu() for name, value in model.named_parameters()}
+            for index, model in self.models.items()
+        }
+
+    def parameter_names(self) -> dict[str, Any]:
+        return {name: tuple(parameter.shape) for name, parameter in self.update.parameters.items()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.update.parameters.items():
+            parameter.copy_(weights[name])
+
+    def optimizer_state(self) -> dict[int, dict[str, Tensor]]:
+        if self.placement.replica_group(self.rank) != 0:
+            return {}
+        state = self.update.state()
+        return {
+            index: {
+                full_name: value.cpu() for full_name, value in state.items() if full_name.rsplit(".", 1)[0] in names
+            }
+            for index, names in self._names_of_parts().items()
+        }
+
+    def _names_of_parts(self) -> dict[int, set[str]]:
+        return {index: {name for name, _ in model.named_parameters()} for index, model in self.models.items()}
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        self.update.load_state(dict(state))
+
+    def sum_totals(self, totals: Tensor) -> Tensor:
+        totals = totals.to(self.device)
+        dist.all_reduce(totals)
+        return totals.cpu()
+
+    def maximum(self, value: int) -> int:
+        tensor = torch.tensor(value, device=self.device)
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def from_main(self, value: Any) -> Any:
+        holder = [value]
+        dist.broadcast_object_list(holder, src=0, device=self.device)
+        return holder[0]
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def close(self) -> None:
+        # All leave together: a process that goes first makes the others' connections fail.
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def _example_input(
+    arch: Architecture,
+    model: VisionTransformer,
+    batch_size: int,
+    device: torch.device,
+    mixup: bool = False,
+    trains: bool = False,
+) -> tuple[Tensor, ...]:
+    """What a stage takes, without data: images (and mixing weights) or tokens. Tokens that need gradients are sent back."""
+    if not model.stage.has_embed:
+        # After the last block only the class token is left (`vit.Block`).
+        tokens = 1 if not model.stage.blocks else arch.num_tokens
+        return (torch.empty(batch_size, tokens, arch.embed_dim, device=device, requires_grad=trains),)
+    images = torch.empty(batch_size, arch.num_channels, *arch.image_size, dtype=torch.uint8, device=device)
+    return (images, torch.empty(batch_size, device=device)) if mixup else (images,)
+
+
+def _example_output(
+    arch: Architecture, model: VisionTransformer, batch_size: int, device: torch.device, trains: bool = False
+) -> Tensor:
+    """What a stage gives: logits or tokens."""
+    if model.stage.has_head:
+        return torch.empty(batch_size, arch.num_labels, device=device, requires_grad=trains)
+    tokens = 1 if arch.depth - 1 in model.stage.blocks else arch.num_tokens
+    return torch.empty(batch_size, tokens, arch.embed_dim, device=device, requires_grad=trains)

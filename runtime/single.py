@@ -1,0 +1,122 @@
+"""The whole model on one device: the fast path for one GPU or CPU, and the oracle that other runtimes are tested against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
+
+import torch
+from torch import Tensor
+
+from batch import DataShare, HostBatch
+from models.architecture import architecture_of
+from models.losses import classification_loss, count_correct, pack_targets
+from models.vit import build_model
+from runtime.base import StepResult
+from runtime.devices import compile_blocks, pick_device, set_threads
+from runtime.precision import autocast, precision_note
+from runtime.weight_update import WeightUpdate, backward_seed
+
+if TYPE_CHECKING:
+    from config import Config
+    from placement import Placement
+
+EVAL_BATCH_SIZE = 64
+
+
+class SingleRuntime:
+    """Runs every replica and micro-batch of a weight update one after the other on one device. See `base.Runtime`."""
+
+    is_main = True
+    eval_share_index = 0
+    eval_num_shares = 1
+    num_parts = 1
+
+    def __init__(self, config: Config, placement: Placement, num_cores: int) -> None:
+        self.config = config
+        self.device = pick_device(config)
+        set_threads(config, default=num_cores)
+        self.share = DataShare(replicas=tuple(range(config.replication_factor)))
+        self.eval_batch_size = max(config.micro_batch_size, EVAL_BATCH_SIZE)
+        self.notes = [note for note in (placement.folding(), precision_note(config.precision)) if note]
+        self.model = build_model(architecture_of(config), config.random_seed).to(self.device)
+        compile_blocks(self.model, config, self.device)
+        self.update = WeightUpdate(config, dict(self.model.named_parameters()), sum_over_stages=lambda norm: norm)
+
+    def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
+        assert batch.images is not None and batch.targets is not None
+        config = self.config
+        self.model.train()
+        self.update.skipped = 0
+        images = batch.images.to(self.device, non_blocking=True).split(config.micro_batch_size)
+        micro_batches = config.gradient_accumulation * config.replication_factor  # of one weight update
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        for iteration in range(config.device_iterations):
+            weight = None if batch.mixup_lambda is None else float(batch.mixup_lambda[iteration])
+            targets = pack_targets(batch.targets, config.micro_batch_size, weight)
+            targets = targets.to(self.device, non_blocking=True)
+            for micro_batch in range(micro_batches):
+                position = iteration * micro_batches + micro_batch
+                start = position * config.micro_batch_size
+                self.model.dropout_key = (config.random_seed, first_update + iteration, micro_batch)
+                part = self._forward_backward(
+                    images[position], targets[start : start + config.micro_batch_size], weight
+                )
+                loss += part[0]
+                correct += part[1]
+            self.update.apply(learning_rate)
+        total_micro_batches = micro_batches * config.device_iterations
+        return StepResult(
+            loss=float(loss) / total_micro_batches,
+            accuracy=float(correct) / config.samples_per_step,
+            grad_norm=self.update.grad_norm,
+            skipped_updates=self.update.skipped,
+        )
+
+    def _forward_backward(self, images: Tensor, targets: Tensor, mixup_lambda: Optional[float]) -> List[Tensor]:
+        """Accumulates one micro-batch's gradients; gives its mean loss and number of right answers."""
+        weights = None if mixup_lambda is None else torch.full((images.shape[0],), mixup_lambda, device=self.device)
+        with autocast(self.config.precision, self.device):
+            logits = self.model(images, weights)
+        loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
+        (loss * backward_seed(self.config)).backward()
+        return [loss.detach(), count_correct(logits.detach(), targets)]
+
+    @torch.no_grad()
+    def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:
+        assert images is not None
+        self.model.eval()
+        with autocast(self.config.precision, self.device):
+            return self.model(images.to(self.device, non_blocking=True)).cpu()
+
+    def weights(self) -> Dict[int, Dict[str, Tensor]]:
+        return {0: {name: value.detach().cpu() for name, value in self.model.named_parameters()}}
+
+    def parameter_names(self) -> Dict[str, Any]:
+        return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.copy_(weights[name])
+
+    def optimizer_state(self) -> Dict[int, Dict[str, Tensor]]:
+        return {0: {name: value.cpu() for name, value in self.update.state().items()}}
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        self.update.load_state(dict(state))
+
+    def sum_totals(self, totals: Tensor) -> Tensor:
+        return totals
+
+    def maximum(self, value: int) -> int:
+        return value
+
+    def from_main(self, value: Any) -> Any:
+        return value
+
+    def barrier(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None

@@ -1,0 +1,191 @@
+"""Imports point one way: commands -> training -> runtime -> models and optim; side rooms do not know each other.
+
+Everything is read from the source text, so that imports inside functions and for type checkers count as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator, List
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_OURS = {"tests", "benchmarks", "docs", "data", "output", "runs"}
+
+COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan")
+LEAVES = ("config", "errors", "seeding", "batch")  # everyone may import these; they themselves, errors alone
+ROOMS = (
+    *("allocation", "launch", "training", "checkpoint", "metrics", "placement", "machine", "optimization"),
+    *("ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting"),
+)
+
+# What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
+# "runtime.base" stands for that module alone.
+MAY_IMPORT = {
+    **dict.fromkeys(COMMANDS, (("run_setup", *ROOMS), "recipes: they may use everything, but not each other")),
+    "run_setup": (ROOMS, "what the recipes share before their loop starts"),
+    "launch": (("placement", "machine"), "starts commands by name, before torch is imported"),
+    "training": (
+        ("runtime.base", "dataset", "reporting", "checkpoint", "metrics", "optimization", "optim"),
+        "the one loop: it knows the runtime protocol, not a runtime",
+    ),
+    "checkpoint": (("runtime.base", "weights.tensor_files", "metrics"), "saves what any runtime hands out"),
+    "runtime": (("models", "optim", "optimization", "placement", "machine", "ipu_options"), "runs the model"),
+    "ipu_options": (("models.stages", "machine"), "translates a config for PopTorch"),
+    "allocation": (("models", "placement", "reporting.tables"), "prints the plan"),
+    "placement": (("models.stages", "machine"), "folds the plan onto what there is, without torch"),
+    "optimization": (("optim",), "the optimiser and schedule for a config"),
+    "weights": (("models", "runtime.base"), "side room: reads and writes formats"),
+    "dataset": (("machine",), "side room: gives batches"),
+    "reporting": ((), "side room: is told records"),
+    "models": ((), "the model knows nothing of how it is run"),
+    "optim": ((), "rules of optimisers and schedules alone"),
+    "metrics": ((), "pure functions"),
+    "machine": ((), "what this process runs on"),
+    "config": ((), "every key once; others import config itself, not its parts"),
+    "errors": ((), "a leaf"),
+    "seeding": ((), "a leaf"),
+    "batch": ((), "a leaf"),
+}
+PARTS_OF_CONFIG = ("config_checks", "config_files", "flags")
+
+# Third-party packages that only some modules may import; and why.
+ONLY_IN = {
+    "poptorch": (("ipu_options", "runtime.ipu"), "absent everywhere but on IPU hosts"),
+    "popdist": (("ipu_options", "runtime.ipu"), "absent everywhere but on IPU hosts"),
+    "horovod": (("ipu_options", "runtime.ipu"), "torch.distributed does that job elsewhere"),
+    "torch.distributed.pipelining": (("runtime.pipeline",), "newer than the oldest torch that the rest runs on"),
+}
+WITHOUT_TORCH = ("config", *PARTS_OF_CONFIG, "errors", "seeding", "models.stages", "placement", "launch")
+
+
+def test_imports_point_the_way_that_the_design_says():
+    found = [problem for path in our_files() for problem in problems(module_name(path), path.read_text())]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "problem"),
+    [
+        ("models.vit", "import runtime", "models.vit may not import runtime"),
+        ("models.vit", "from training import fit", "models.vit may not import training"),
+        ("runtime.single", "import training", "runtime.single may not import training"),
+        ("runtime.single", "from dataset.loader import TrainLoader", "runtime.single may not import dataset.loader"),
+        ("training", "from runtime.pipeline import PipelineRuntime", "training may not import runtime.pipeline"),
+        ("training", "from runtime import single", "training may not import runtime.single"),
+        ("dataset.loader", "import reporting.base", "dataset.loader may not import reporting.base"),
+        ("reporting.build", "from weights import hub", "reporting.build may not import weights.hub"),
+        ("finetune", "from pretrain import main", "finetune may not import pretrain"),
+        ("launch", "import pretrain", "launch may not import pretrain"),
+        ("dataset.loader", "import importlib\nimportlib.import_module('pretrain')", "may not import pretrain"),
+        ("optim.lamb", "def step():\n    from runtime import base", "optim.lamb may not import runtime.base"),
+        ("errors", "import config", "errors may not import config"),
+        ("flags", "from models.stages import plan_stages", "flags may not import models.stages"),
+        ("training", "from flags import parse_flags", "training may not import flags"),
+        ("models.vit", "from ..runtime import base", "models.vit imports by a relative path"),
+        ("training", "import poptorch", "training may not import poptorch"),
+        ("runtime.single", "import horovod.torch as hvd", "runtime.single may not import horovod"),
+        ("runtime.base", "from torch.distributed import pipelining", "may not import torch.distributed.pipelining"),
+        ("models.stages", "import torch", "models.stages may not import torch"),
+        ("config", "def check():\n    from torch import nn", "config may not import torch"),
+        ("newcomer", "import os", "newcomer has no place in MAY_IMPORT"),
+    ],
+)
+def test_a_forbidden_import_is_found(module, source, problem):
+    assert any(problem in found for found in problems(module, source))
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("pretrain", "from training import fit\nfrom runtime.build import build_runtime\nimport dataset.loader"),
+        ("training", "from runtime.base import Runtime\nfrom config import Config\nimport torch"),
+        ("launch", "import importlib\nimportlib.import_module(command)"),
+        ("runtime.pipeline", "from torch.distributed.pipelining import PipelineStage\nfrom runtime import base"),
+        ("runtime.ipu", "import poptorch"),
+        ("reporting.wandb", "import wandb"),
+        ("config_checks", "from config import Config\nfrom errors import UserError"),
+    ],
+)
+def test_an_allowed_import_is_not_reported(module, source):
+    assert problems(module, source) == []
+
+
+def test_the_table_has_no_circle():
+    rooms = {room: {name.split(".")[0] for name in allowed} for room, (allowed, _) in MAY_IMPORT.items()}
+    while rooms:
+        lowest = {room for room, allowed in rooms.items() if not allowed & set(rooms)}
+        assert lowest, f"these may import each other: {sorted(rooms)}"
+        rooms = {room: allowed for room, allowed in rooms.items() if room not in lowest}
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_what_runs_before_torch_does_not_load_it(module):
+    program = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def our_files() -> Iterator[Path]:
+    """Every Python file of the application."""
+    for path in sorted(ROOT.rglob("*.py")):
+        folders = path.relative_to(ROOT).parts[:-1]
+        if not any(folder.startswith(".") or folder in NOT_OURS for folder in folders):
+            yield path
+
+
+def module_name(path: Path) -> str:
+    """models/vit.py -> "models.vit", models/__init__.py -> "models"."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def problems(module: str, source: str) -> List[str]:
+    """What is wrong with the imports of a module, one sentence each."""
+    room = room_of(module)
+    if room not in MAY_IMPORT:
+        return [f"{module} has no place in MAY_IMPORT: say which rooms it may import, and why"]
+    return [problem for name in imports(source) for problem in _problems_with(module, room, name)]
+
+
+def _problems_with(module: str, room: str, name: str) -> Iterator[str]:
+    if name.startswith("."):
+        yield f"{module} imports by a relative path ({name}): imports start at the root"
+    allowed, reason = MAY_IMPORT[room]
+    is_free = room_of(name) not in MAY_IMPORT or room_of(name) == room  # not ours, or the module's own room
+    leaves = ("errors",) if room in LEAVES else LEAVES
+    if not is_free and not any(is_within(name, part) for part in (*allowed, *leaves)):
+        yield f"{module} may not import {name} ({room}: {reason})"
+    for package, (modules, reason) in ONLY_IN.items():
+        if is_within(name, package) and module not in modules:
+            yield f"{module} may not import {package} ({reason})"
+    if is_within(name, "torch") and module in WITHOUT_TORCH:
+        yield f"{module} may not import torch (it runs before torch is needed)"
+
+
+def room_of(name: str) -> str:
+    """The folder or root module that a dotted name belongs to."""
+    first = name.split(".")[0]
+    return "config" if first in PARTS_OF_CONFIG else first
+
+
+def is_within(name: str, package: str) -> bool:
+    """Whether the dotted `name` is `package` or lies in it."""
+    return f"{name}.".startswith(f"{package}.")
+
+
+def imports(source: str) -> Iterator[str]:
+    """Dotted names of all that a source text imports, `from a import b` as "a.b"; relative ones start with a dot."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = "." * node.level + (node.module or "")
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if called in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.args[0].value

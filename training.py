@@ -1,0 +1,258 @@
+"""The one loop: `fit` trains, validates and saves; `evaluate` counts every validation sample once.
+
+Nothing here knows which runtime is at work: every process of a run goes through the same lines in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import checkpoint
+import metrics
+from batch import HostBatch
+from checkpoint import Progress
+from errors import UserError
+from optimization import learning_rate_of
+from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+
+if TYPE_CHECKING:
+    from config import Config
+    from dataset.loader import EvalLoader, TrainLoader
+    from runtime.base import Runtime, StepResult
+
+WARM_UP_STEPS = 2  # left out of the mean throughput: memory is allocated and code compiled in them
+
+
+@dataclass
+class Run:
+    """What one training run works with; reporters only in the main process."""
+
+    config: Config
+    runtime: Runtime
+    train: TrainLoader
+    validation: Optional[EvalLoader]
+    reporters: List[Reporter]
+    folder: Optional[Path]
+    progress: Progress
+    next_command: Optional[str] = None
+
+    @property
+    def num_steps(self) -> int:
+        return number_of_steps(self.config, self.train.steps_per_epoch)
+
+    def note(self, *texts: str) -> None:
+        """Tells the user something, once, from the main process."""
+        for text in texts:
+            for reporter in self.reporters:
+                reporter.note(text)
+
+
+def number_of_steps(config: Config, steps_per_epoch: int) -> int:
+    """Host steps of a run: `epochs` if given, else `training_steps`."""
+    return config.epochs * steps_per_epoch if config.epochs else config.training_steps
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a wish to stop after the current step; a second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._previous: Dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+
+class Stopwatch:
+    """Mean throughput over the steps after the first few."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.steps = 0
+        self._images = 0
+        self._seconds = 0.0
+
+    @property
+    def warming_up(self) -> bool:
+        return self.steps <= WARM_UP_STEPS
+
+    def count(self, images: int, seconds: float) -> None:
+        self.steps += 1
+        if not self.warming_up:
+            self._images += images
+            self._seconds += seconds
+
+    def images_per_second(self) -> Optional[float]:
+        return self._images / self._seconds if self._seconds else None
+
+
+def fit(run: Run) -> int:
+    """Trains to the end, or until a signal or a non-finite gradient stops the run. Returns the exit code."""
+    config, progress = run.config, run.progress
+    watch = Stopwatch()
+    code = 0
+    with StopSignal() as stop:
+        for batch, wait in _timed(_host_batches(run)):
+            begun = time.perf_counter()
+            learning_rate = learning_rate_of(config, progress.step, run.num_steps)
+            result = run.runtime.train_step(batch, learning_rate, progress.step * config.device_iterations)
+            progress.step += 1
+            seconds = wait + time.perf_counter() - begun
+            watch.count(config.samples_per_step, seconds)
+            _report_step(run, result, learning_rate, seconds, wait, watch.warming_up)
+            _stop_on_nonfinite(run, result)
+            code = run.runtime.maximum(128 + stop.number if stop.number else 0)
+            is_best = _validate_if_due(run, last=code != 0)
+            _save_if_due(run, is_best, last=code != 0)
+            if code:
+                break
+    _finish(run, watch, code)
+    return code
+
+
+def evaluate(
+    runtime: Runtime, loader: EvalLoader, progressed: Optional[Callable[[int], None]] = None
+) -> metrics.EvalResult:
+    """Loss, top-1 and top-5 over every sample of the loader's set, once; the same result in every process.
+
+    `progressed` is called with the number of samples that this process has gone through, batch by batch.
+    """
+    totals = metrics.empty_totals()
+    for batch in loader:
+        logits = runtime.predict(batch.images)
+        if logits is not None and batch.targets is not None:
+            totals += metrics.batch_totals(logits, batch.targets, batch.num_valid)
+        if progressed is not None:
+            progressed(batch.num_valid)
+    return metrics.result_of(runtime.sum_totals(totals))
+
+
+def _host_batches(run: Run) -> Iterator[HostBatch]:
+    """The host batches from where the run is to its end, across epochs."""
+    while run.progress.step < run.num_steps:
+        epoch, start = divmod(run.progress.step, run.train.steps_per_epoch)
+        for batch in run.train.epoch(epoch, start):
+            yield batch
+            if run.progress.step >= run.num_steps:
+                return
+
+
+def _timed(batches: Iterator[HostBatch]) -> Iterator[Tuple[HostBatch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    while True:
+        begun = time.perf_counter()
+        batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch, time.perf_counter() - begun
+
+
+def _report_step(
+    run: Run, result: StepResult, learning_rate: float, seconds: float, wait: float, warming_up: bool
+) -> None:
+    record = StepRecord(
+        step=run.progress.step,
+        num_steps=run.num_steps,
+        epoch=run.progress.step / run.train.steps_per_epoch,
+        num_epochs=run.num_steps / run.train.steps_per_epoch,
+        learning_rate=learning_rate,
+        loss=result.loss,
+        accuracy=result.accuracy,
+        images_per_second=run.config.samples_per_step / seconds,
+        step_seconds=seconds,
+        data_wait_seconds=wait,
+        grad_norm=result.grad_norm,
+        warming_up=warming_up,
+    )
+    for reporter in run.reporters:
+        reporter.step(record)
+        if result.skipped_updates and run.config.on_nonfinite == "skip":
+            reporter.note(
+                f"step {record.step}: {result.skipped_updates} update(s) left out, the gradient was not finite"
+            )
+
+
+def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
+    """Policy `stop`: the bad update was not applied, so the weights saved here are the last good ones."""
+    if run.config.on_nonfinite == "skip" or not (result.skipped_updates or not math.isfinite(result.loss)):
+        return
+    step, saved = run.progress.step, ""
+    if run.folder is not None:
+        folder = checkpoint.save(run.folder, run.runtime, run.progress)
+        saved = f" The weights before it are in {folder}."
+    raise UserError(
+        f"the loss or gradient of step {step} is not finite (loss {result.loss}, gradient norm {result.grad_norm}).{saved}\n"
+        "       Lower learning_rate, set max_grad_norm, or leave such updates out with --on-nonfinite skip."
+    )
+
+
+def _validate_if_due(run: Run, last: bool) -> bool:
+    """Validates after every `validation_epochs` epochs and at the end. Returns whether the result is the best so far."""
+    progress, every = run.progress, run.config.validation_epochs
+    if run.validation is None or not every or last:
+        return False
+    at_end = progress.step == run.num_steps
+    if progress.step % (every * run.train.steps_per_epoch) and not at_end:
+        return False
+    begun = time.perf_counter()
+    result = evaluate(run.runtime, run.validation)
+    is_best = progress.best_top1 is None or result.top1 > progress.best_top1
+    if is_best:
+        progress.best_top1, progress.best_step = result.top1, progress.step
+    record = ValidationRecord(
+        step=progress.step,
+        epoch=progress.step / run.train.steps_per_epoch,
+        loss=result.loss,
+        top1=result.top1,
+        top5=result.top5,
+        num_samples=result.num_samples,
+        seconds=time.perf_counter() - begun,
+        is_best=is_best,
+    )
+    for reporter in run.reporters:
+        reporter.validated(record)
+    return is_best
+
+
+def _save_if_due(run: Run, is_best: bool, last: bool) -> None:
+    """Saves every `checkpoint_save_steps` steps, at the end, and where validation was the best so far."""
+    if run.folder is None:
+        return
+    keep_best = is_best and run.config.keep_best
+    step = run.progress.step
+    if keep_best or last or step == run.num_steps or step % run.config.checkpoint_save_steps == 0:
+        checkpoint.save(run.folder, run.runtime, run.progress, is_best=keep_best)
+
+
+def _finish(run: Run, watch: Stopwatch, code: int) -> None:
+    interrupted = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGTERM: "SIGTERM"}.get(code)
+    summary = Summary(
+        steps=run.progress.step,
+        seconds=time.perf_counter() - watch.started,
+        images_per_second=watch.images_per_second(),
+        best_top1=run.progress.best_top1,
+        best_step=run.progress.best_step,
+        run_folder=str(run.folder) if run.folder else None,
+        next_command=run.next_command,
+        interrupted=interrupted,
+    )
+    for reporter in run.reporters:
+        reporter.finished(summary)
+        reporter.close()

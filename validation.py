@@ -1,0 +1,54 @@
+"""Evaluates a checkpoint on the whole validation set: every sample once, whatever the batch size.
+
+    python validation.py --config b16_cifar10_valid --pretrained-checkpoint output/b16_cifar10/step_1000
+    python validation.py --config-file runs/digits-20260101-120000/config.yaml --pretrained-checkpoint runs/…/best
+
+Starts a local process for every pipeline stage that the config plans. `--help` lists all keys.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Optional, Sequence
+
+import launch
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    from allocation import allocation_table, plan_text
+    from config import load_config
+    from errors import UserError
+    from placement import place
+
+    config = load_config("validation", argv)
+    placement = place(config)
+    if config.compile_only:
+        print(plan_text(config, placement))
+        return 0
+    if not config.pretrained_checkpoint:
+        raise UserError("validation.py needs weights: name a run or step folder with --pretrained-checkpoint.")
+
+    from dataset.registry import open_source
+    from reporting.evaluation import EvaluationProgress
+    from run_setup import evaluation_loader, opening_notes
+    from runtime.build import build_runtime
+    from training import evaluate
+    from weights.pretrained import load_pretrained
+
+    source = open_source(config, "validation")
+    if source is None:
+        raise UserError(f"dataset = {config.dataset} has no validation images at dataset_path = {config.dataset_path}.")
+    runtime = build_runtime(config, placement)
+    loader = evaluation_loader(config, source, runtime)
+    notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
+    notes += load_pretrained(config, runtime)
+    with EvaluationProgress(len(source) // runtime.eval_num_shares, shown=runtime.is_main) as progress:
+        progress.note(*notes)
+        result = evaluate(runtime, loader, progress.advance)
+        progress.finish(result.loss, result.top1, result.top5, result.num_samples)
+    runtime.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launch.run("validation", main))

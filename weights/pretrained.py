@@ -1,0 +1,103 @@
+"""What `--pretrained-checkpoint` names: this project's run and step folders, and `.safetensors` files with timm's names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Dict, List, Tuple
+
+import torch
+
+from errors import UserError, nearest
+from models.architecture import architecture_of
+from models.vit import VisionTransformer
+from weights.tensor_files import TensorFiles, open_indexed, open_tensor_files
+
+if TYPE_CHECKING:
+    from config import Config
+    from runtime.base import Runtime
+
+
+def find_pretrained(name: str) -> TensorFiles:
+    """Opens a checkpoint by name; raises UserError saying what this version reads."""
+    path = Path(name)
+    if path.is_dir():
+        folder = _step_folder(path)
+        if folder is not None:
+            return open_indexed(folder, "model")
+    elif path.suffix == ".safetensors" and path.is_file():
+        return open_tensor_files([path])
+    what = (
+        "holds no checkpoint of this project" if path.is_dir() else "is not a step folder, a run folder or a file here"
+    )
+    if path.exists() and not path.is_dir():
+        what = "is a file of another kind"
+    raise UserError(
+        f"pretrained_checkpoint = {name} {what}.\n"
+        "       Name a run folder, a step folder or a .safetensors file with timm's parameter names (this version reads\n"
+        '       no other format and no hub), or train from scratch with --pretrained-checkpoint "".'
+    )
+
+
+def _step_folder(path: Path) -> Path | None:
+    for candidate in (path, path / "best", path / "latest"):
+        if (candidate / "model.safetensors.index.json").is_file():
+            return candidate
+    return None
+
+
+def load_pretrained(config: Config, runtime: Runtime) -> List[str]:
+    """Loads `config.pretrained_checkpoint` into a model with its initial weights; gives notes on what was left out.
+
+    A head for another number of classes stays as drawn; so does every other part only after a UserError.
+    """
+    found = find_pretrained(config.pretrained_checkpoint)
+    wanted = model_shapes(config)
+    skipped, notes = _reconcile(config.pretrained_checkpoint, found, wanted)
+    names = [name for name in runtime.parameter_names() if name not in skipped]
+    runtime.load_weights(found.read(names))
+    return notes
+
+
+def model_shapes(config: Config) -> Dict[str, Tuple[int, ...]]:
+    """Every parameter of the whole model, by name."""
+    with torch.device("meta"):
+        model = VisionTransformer(architecture_of(config))
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _reconcile(source: str, found: TensorFiles, wanted: Dict[str, Tuple[int, ...]]) -> Tuple[List[str], List[str]]:
+    """Names that keep their initial weights, and what to say about it."""
+    differing = [name for name, shape in wanted.items() if found.shapes.get(name) != shape]
+    new_head = [name for name in differing if name.startswith("head.")]
+    others = [name for name in differing if name not in new_head]
+    surplus = [name for name in found.shapes if name not in wanted]
+    dropped = [name for name in surplus if name.startswith("pre_logits.")]
+    if others:
+        raise UserError(_misfit(source, others[0], found, wanted))
+    if len(surplus) > len(dropped):
+        extra = next(name for name in surplus if name not in dropped)
+        raise UserError(
+            f"pretrained_checkpoint = {source} holds {extra}, which this model has no place for."
+            f"{nearest(extra, wanted)}\n       Names must be timm's; num_hidden_layers must be that of the checkpoint."
+        )
+    notes = []
+    if new_head:
+        classes = wanted["head.bias"][0]
+        before = found.shapes.get("head.bias")
+        notes.append(f"new head for {classes} classes (the checkpoint has {before[0] if before else 'no head'})")
+    if dropped:
+        notes.append("representation layer of the checkpoint left out (representation_size is not set)")
+    return new_head, notes
+
+
+def _misfit(source: str, name: str, found: TensorFiles, wanted: Dict[str, Tuple[int, ...]]) -> str:
+    shape = found.shapes.get(name)
+    if shape is None:
+        return (
+            f"pretrained_checkpoint = {source} lacks {name}.{nearest(name, found.shapes)}\n"
+            "       Names must be timm's; num_hidden_layers must be that of the checkpoint."
+        )
+    return (
+        f"pretrained_checkpoint = {source} has {name} of shape {list(shape)}, the config makes it {list(wanted[name])}.\n"
+        "       Set hidden_size, mlp_dim, patches_size and image_size as in the checkpoint."
+    )
