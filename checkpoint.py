@@ -40,7 +40,7 @@ def new_run_folder(config: Config) -> Optional[Path]:
     """The folder of a run that starts now, made here; None where checkpoint_output_dir is "". Main process only."""
     if config.checkpoint_output_dir == "":
         return None
-    name = f"{config.config}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{_run_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(config.checkpoint_output_dir or Path("runs") / name)
     if (folder / "config.yaml").exists():
         raise UserError(
@@ -55,17 +55,21 @@ def new_run_folder(config: Config) -> Optional[Path]:
     return folder
 
 
+def _run_name(config: Config) -> str:
+    return config.run_name or config.config
+
+
 def find_run_to_resume(config: Config) -> Path:
     """The step folder that --resume goes on from: the newest of checkpoint_output_dir, or of this config's newest run."""
     if config.checkpoint_output_dir:
         runs = [Path(config.checkpoint_output_dir)]
     else:
-        runs = sorted(Path("runs").glob(f"{config.config}-*"), reverse=True)
+        runs = sorted(Path("runs").glob(f"{_run_name(config)}-*"), reverse=True)
     for run in runs:
         steps = saved_steps(run)
         if steps:
             return steps[-1]
-    where = runs[0] if config.checkpoint_output_dir else f"runs/{config.config}-*"
+    where = runs[0] if config.checkpoint_output_dir else f"runs/{_run_name(config)}-*"
     raise UserError(f"--resume finds no saved step in {where}. Leave --resume out to start, or name the run's folder.")
 
 

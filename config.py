@@ -123,7 +123,7 @@ class Config(BaseModel):
         0.0,
         DATA,
         "share of the training set held out, where there is no validation set",
-        when=lambda c, r: c.dataset not in ("cifar10", "cifar100", "generated"),
+        when=lambda c, r: c.dataset not in ("cifar10", "cifar100", "generated") and not c.synthetic_data,
         ge=0,
         lt=1,
     )
@@ -417,7 +417,7 @@ def _tidy(name: str, value: Any) -> Any:
     """YAML's values as the fields have them: lists are tuples, quoted numbers numbers, unquoted names names."""
     info = KEYS[name]
     if isinstance(value, (list, tuple)):
-        return value[0] if len(value) == 1 and not info.is_only_list else tuple(value)
+        return value[0] if len(value) == 1 and info.is_list and not info.is_only_list else tuple(value)
     if name == "precision" and isinstance(value, float):
         return f"{value:.2f}"
     if info.choices and isinstance(value, bool):

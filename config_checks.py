@@ -110,6 +110,12 @@ def _in_the_ranges(config: Config) -> Iterator[Mismatch]:
             f"adam_betas = {list(config.adam_betas)} is not possible.",
             "Give two numbers from 0 to below 1.",
         )
+    if not all(0 <= proportion <= 1 for proportion in config.matmul_proportion or ()):
+        yield Mismatch(
+            ("matmul_proportion",),
+            f"matmul_proportion = {list(config.matmul_proportion or ())} is not possible.",
+            "Give shares of an IPU's memory, from 0 to 1.",
+        )
     if config.mixup and config.alpha is None:
         yield Mismatch(
             ("mixup", "alpha"), "mixup is on, but alpha is not set.", "Give alpha, e.g. 0.5, or mixup = false."

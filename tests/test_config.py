@@ -18,7 +18,7 @@ from errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 APPLICATION_FILE = Path(__file__).parent / "data" / "application_configs.yml"
 
-# The resolved configs of the PopTorch ViT application (graphcore/examples, vision/vit/pytorch/configs.yml, v3.1 to v3.4.1).
+# The resolved configs of the PopTorch ViT application (graphcore/examples, vision/vit/pytorch, v3.1 to v3.4.1).
 SHARED: Dict[str, Any] = {
     "byteio": False,
     "random_seed": 42,
@@ -334,8 +334,8 @@ def test_hyphens_and_underscores_are_the_same_in_flags(flag):
 @pytest.mark.parametrize(
     ("words", "value"),
     [([], True)]
-    + [([word], True) for word in "true True t 1 yes y".split()]
-    + [([word], False) for word in "false F 0 no n".split()],
+    + [([word], True) for word in ("true", "True", "t", "1", "yes", "y")]
+    + [([word], False) for word in ("false", "F", "0", "no", "n")],
 )
 def test_booleans_are_real_booleans(key, words, value):
     assert getattr(load_config("plan", ["--config", "digits", f"--{key}", *words]), key) is value
@@ -478,6 +478,7 @@ WRONG_FLAGS = [
     ("--config digits --epochs -1", ["epochs = -1", "0 or more", "flag --epochs"]),
     ("--config digits --learning-rate 0", ["learning_rate = 0", "above 0", "flag --learning-rate"]),
     ("--config digits --learning-rate .nan", ["learning_rate = nan", "flag --learning-rate"]),
+    ("--config digits --learning-rate .inf", ["learning_rate = inf", "flag --learning-rate"]),
     ("--config digits --label-smoothing 1", ["label_smoothing = 1", "below 1"]),
     ("--config digits --schedule 1f2b", ["schedule = 1f2b", "gpipe, 1f1b, interleaved", "Did you mean '1f1b'?"]),
     ("--config digits --optimizer adam", ["optimizer = adam", "SGD, Adam, AdamW, LAMB", "Did you mean 'Adam'?"]),
@@ -497,7 +498,7 @@ WRONG_FLAGS = [
     ("--config digits --patches-size 0", ["patches_size = 0"]),
     ("--config digits --num-channels 2", ["num_channels = 2", "3, or 1"]),
     ("--config digits --matmul-proportion 0.1 0.2", ["matmul_proportion", "2 values", "4 IPUs", "one value"]),
-    ("--config digits --matmul-proportion 1.5", ["matmul_proportion", "1.5"]),
+    ("--config digits --matmul-proportion 1.5", ["matmul_proportion = [1.5]", "from 0 to 1"]),
     ("--config digits --adam-betas 0.9", ["adam_betas", "a list of numbers"]),
     ("--config digits --adam-betas 0.9 1.5", ["adam_betas = [0.9, 1.5]", "below 1"]),
     ("--config digits --recompute-mid-layers 1 4", ["recompute_mid_layers", "4", "0 to 3"]),
@@ -524,9 +525,9 @@ WRONG_FILES = [
         "small: {hiden_size: 3}",
         ["unknown key hiden_size", "Did you mean 'hidden_size'?", 'in configs.yaml, config "small"'],
     ),
-    ("small: {batch_size: 3}", ["unknown key batch_size", "Did you mean 'micro_batch_size'?"]),
+    ("small: {microbatch_size: 3}", ["unknown key microbatch_size", "Did you mean 'micro_batch_size'?"]),
     ("small: {debug: true}", ["debug is a flag"]),
-    ("small: {epochs: [3]}", ["epochs"]),
+    ("small: {epochs: [3]}", ["epochs", "a whole number"]),
     ("small: {epochs: true}", ["epochs", "a whole number", 'in configs.yaml, config "small"']),
     ("small: {learning_rate: fast}", ["learning_rate = fast", "a number", 'in configs.yaml, config "small"']),
     ("small: {byteio: 3}", ["byteio = 3", "true or false"]),
@@ -564,7 +565,9 @@ def test_a_merge_base_is_checked_only_where_it_is_named():
 
 
 def test_help_lists_every_key_and_loads_no_torch():
-    program = "import sys, config\ntry: config.load_config('pretrain', ['--help'])\nfinally: assert 'torch' not in sys.modules"
+    program = (
+        "import sys, config\ntry: config.load_config('plan', ['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     for key in KEYS:
         assert f"--{key.replace('_', '-')} " in done.stdout

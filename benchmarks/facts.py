@@ -1,0 +1,71 @@
+"""What every measurement needs beside its own figures: the machine's name and speed, synthetic batches, medians, JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+
+import torch
+
+from batch import DataShare, HostBatch
+
+Shape = Tuple[int, int, int]  # rows, inner, columns of a matrix product
+
+
+def cpu_name() -> str:
+    """The processor's name as the operating system gives it, with the widest vector instructions that torch uses."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or an architecture without the line
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def matmul_shapes(tokens: int, width: int, mlp_dim: int) -> List[Shape]:
+    """The weight products of one encoder block: qkv, projection and the two of the MLP."""
+    return [(tokens, width, 3 * width), (tokens, width, width), (tokens, width, mlp_dim), (tokens, mlp_dim, width)]
+
+
+def matmul_rate(shapes: Sequence[Shape], dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """Floating-point operations a second of `shapes` one after the other, with this process's threads; best of the rounds.
+
+    Runs at least two rounds and goes on for `seconds`.
+    """
+    pairs = [(torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)) for m, k, n in shapes]
+    flops = sum(2 * m * k * n for m, k, n in shapes)
+    durations: List[float] = []
+    while len(durations) < 2 or sum(durations) < seconds:
+        start = time.perf_counter()
+        for left, right in pairs:
+            left @ right
+        durations.append(time.perf_counter() - start)
+    return flops / min(durations)
+
+
+def random_batch(config: Any, share: DataShare) -> HostBatch:
+    """A host step's random uint8 images and labels, as far as a process needs them."""
+    size = config.samples_per_step
+    shape = (size, config.num_channels, config.image_size, config.image_size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8) if share.images else None
+    return HostBatch(0, 0, images, torch.randint(0, config.num_labels, (size,)) if share.targets else None)
+
+
+def spread(values: Sequence[float]) -> Dict[str, float]:
+    """Median, smallest and largest value."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def shown(values: Sequence[float], form: Callable[[float], str]) -> List[str]:
+    """`spread` as three cells of a table."""
+    return [form(value) for value in spread(values).values()]
+
+
+def write_json(path: str, figures: Dict[str, Any]) -> None:
+    if path:
+        Path(path).write_text(json.dumps(figures, indent=2) + "\n")
