@@ -1,6 +1,6 @@
 """CPU seconds an image of the pipeline over `single`, same model and batches, one thread a process.
 
-    python benchmarks/pipeline_overhead.py [--stages 4] [--rounds 7] [--json FILE]
+    python benchmarks/pipeline_overhead.py [--stages 4] [--rounds 15] [--json FILE]
 
 The CPU time of all threads of all workers counts, so the figure holds on a machine with fewer cores than stages, where
 the processes take turns; the wall-clock ratio says how much faster the pipeline is where it has the cores.
@@ -63,8 +63,8 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--stages", type=int, default=4, help="pipeline processes; they divide the depth (default: 4)")
     add("--schedule", default="1f1b", choices=("1f1b", "gpipe"))
     add("--precision", default="32.32", choices=("32.32", "bf16.32"))
-    add("--rounds", type=int, default=9, help="measurements of each (default: 9)")
-    add("--steps", type=int, default=3, help="weight updates a measurement (default: 3)")
+    add("--rounds", type=int, default=15, help="measurements of each (default: 15)")
+    add("--steps", type=int, default=1, help="weight updates a measurement (default: 1)")
     add("--json", default="", metavar="FILE", help="write the figures there too")
     return parser.parse_args(argv)
 

@@ -1,1 +1,1 @@
-"""Images in: sources, decoding, augmentation and loading. Nothing heavy is imported until a process reads images."""
+"""Images in, host batches out: sources, augmentation and loaders. Importing it costs nothing; torchvision is imported on use."""

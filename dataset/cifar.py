@@ -1,67 +1,68 @@
-"""CIFAR-10 and CIFAR-100 from their published Python archives, held in memory.
-
-The archives are pickles. They are read by an unpickler that knows arrays and plain containers only, so a file that was
-tampered with cannot run anything.
-"""
+"""CIFAR-10 and CIFAR-100 from their published python archives, extracted or not; downloaded where they are missing."""
 
 from __future__ import annotations
 
-import pickle
-import tarfile
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, NamedTuple, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.archives import find_archive
+from dataset.download import download_cifar
+from dataset.safe_pickle import load_pickle
 from errors import UserError
 
-SIDE = 32
-# name -> (folder in the archive, archive, training files, validation files, key of the labels, file and key of class names)
-KINDS: Dict[str, Tuple[str, str, Tuple[str, ...], Tuple[str, ...], str, str, str]] = {
-    "cifar10": (
-        "cifar-10-batches-py",
-        "cifar-10-python.tar.gz",
-        tuple(f"data_batch_{number}" for number in range(1, 6)),
-        ("test_batch",),
-        "labels",
-        "batches.meta",
-        "label_names",
+if TYPE_CHECKING:
+    from config import Config
+
+CHANNELS, SIDE = 3, 32
+
+
+class Layout(NamedTuple):
+    """Names inside one of the two archives."""
+
+    folder: str
+    archive: str
+    files: Dict[str, Tuple[str, ...]]  # by split
+    labels: bytes
+    names_file: str
+    names: bytes
+    num_classes: int
+
+
+LAYOUTS = {
+    "cifar10": Layout(
+        folder="cifar-10-batches-py",
+        archive="cifar-10-python.tar.gz",
+        files={"train": tuple(f"data_batch_{part}" for part in range(1, 6)), "validation": ("test_batch",)},
+        labels=b"labels",
+        names_file="batches.meta",
+        names=b"label_names",
+        num_classes=10,
     ),
-    "cifar100": (
-        "cifar-100-python",
-        "cifar-100-python.tar.gz",
-        ("train",),
-        ("test",),
-        "fine_labels",
-        "meta",
-        "fine_label_names",
+    "cifar100": Layout(
+        folder="cifar-100-python",
+        archive="cifar-100-python.tar.gz",
+        files={"train": ("train",), "validation": ("test",)},
+        labels=b"fine_labels",
+        names_file="meta",
+        names=b"fine_label_names",
+        num_classes=100,
     ),
-}
-ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
 }
 
 
 class Cifar:
-    """One split of CIFAR-10 (`kind` cifar10) or CIFAR-100 (cifar100), in `folder` as archive or unpacked."""
+    """Images [3, 32, 32], held in memory as bytes."""
 
-    in_memory = True
+    is_cheap = False  # most are enlarged and augmented
+    is_ready = False
 
-    def __init__(self, kind: str, folder: Optional[str], split: str) -> None:
-        archive_folder, archive, training, validation, label_key, meta, names_key = KINDS[kind]
-        read = _open_archive(kind, folder, archive_folder, archive)
-        batches = [read(name) for name in (training if split == "train" else validation)]
-        pixels = np.concatenate([np.asarray(batch["data"], dtype=np.uint8) for batch in batches])
-        self._images = torch.from_numpy(pixels.reshape(-1, 3, SIDE, SIDE))
-        self.labels = np.concatenate([np.asarray(batch[label_key], dtype=np.int64) for batch in batches])
-        self.class_names = tuple(str(name) for name in read(meta)[names_key])
-        self.num_classes = len(self.class_names)
+    def __init__(self, pixels: np.ndarray, labels: np.ndarray, class_names: Tuple[str, ...], num_classes: int) -> None:
+        self._images = torch.from_numpy(pixels.reshape(-1, CHANNELS, SIDE, SIDE))
+        self.labels, self.class_names, self.num_classes = labels, class_names, num_classes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,73 +71,52 @@ class Cifar:
         return self._images[index]
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which image archives have no use for")
-        return super().find_class(module, name)
+def open_cifar(config: Config, split: str) -> Cifar:
+    """The set that `dataset` names, from its folder or archive in `dataset_path`.
 
-
-def _open_archive(
-    kind: str, folder: Optional[str], archive_folder: str, archive: str
-) -> Callable[[str], Dict[str, Any]]:
-    """A function that reads a file of the archive, from the unpacked folder, the .tar.gz, or after downloading it."""
-    root = Path(folder or f"data/{kind}")
-    for candidate in (root / archive_folder, root):
-        if (candidate / KINDS[kind][2][0]).is_file():
-            return lambda name: _read_file(candidate / name)
-    packed = root / archive
-    if not packed.is_file():
-        _download(kind, root, archive)
-    return lambda name: _read_member(packed, f"{archive_folder}/{name}")
-
-
-def _download(kind: str, root: Path, archive: str) -> None:
-    """torchvision's download, checked by its published digest."""
-    from torchvision import datasets
-    from torchvision.datasets.utils import download_url
-
-    import dataset.torchvision_operators  # noqa: F401
-
-    published = datasets.CIFAR10 if kind == "cifar10" else datasets.CIFAR100
-    try:
-        download_url(published.url, str(root), filename=archive, md5=published.tgz_md5)
-    except Exception as error:  # any network or disk failure: the user can bring the file by hand
+    Raises UserError where it is neither there nor to be had, or not what it should be.
+    """
+    layout = LAYOUTS[config.dataset]
+    if not config.dataset_path:
         raise UserError(
-            f"dataset = {kind} is not in {root} and cannot be downloaded ({type(error).__name__}: {error}).\n"
-            f"       Put {archive} there, packed or unpacked, or name its folder with --dataset-path."
-        ) from error
+            f"dataset = {config.dataset} needs dataset_path, the folder with {layout.folder}/ or {layout.archive}.\n"
+            f"       Where it holds neither, {layout.archive} is downloaded into it: --dataset-path data/{config.dataset}"
+        )
+    root = Path(config.dataset_path).expanduser()
+    archive = find_archive(root, layout.folder, layout.archive)
+    if archive is None:
+        download_cifar(config.dataset, root, layout.folder, layout.archive)
+        archive = find_archive(root, layout.folder, layout.archive)
+        assert archive is not None, "the download has put it there"
+    contents = archive.read((*layout.files[split], layout.names_file))
+    parts = [_read_part(contents[name], archive.where(name), layout) for name in layout.files[split]]
+    names = _read_names(contents[layout.names_file], archive.where(layout.names_file), layout)
+    pixels, labels = (np.concatenate(columns) for columns in zip(*parts))
+    return Cifar(pixels, labels, names, layout.num_classes)
 
 
-def _read_file(path: Path) -> Dict[str, Any]:
+def _read_part(content: bytes, where: str, layout: Layout) -> Tuple[np.ndarray, np.ndarray]:
+    """Pixels [n, 3072] uint8 and labels [n] int64 of one file."""
+    fields = load_pickle(content, where)
     try:
-        with path.open("rb") as file:
-            return _unpickle(file, str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Unpack the archive again.") from error
+        pixels = np.asarray(fields[b"data"])
+        labels = np.asarray(fields[layout.labels], dtype=np.int64)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise UserError(f"{where} holds no {b'data'!r} and {layout.labels!r}, as CIFAR's files do.") from None
+    is_right = pixels.dtype == np.uint8 and pixels.shape == (len(labels), CHANNELS * SIDE * SIDE)
+    if not is_right or labels.ndim != 1 or np.any((labels < 0) | (labels >= layout.num_classes)):
+        raise UserError(
+            f"{where} should hold uint8 [{labels.size}, {CHANNELS * SIDE * SIDE}] and labels below {layout.num_classes}, "
+            f"but holds {pixels.dtype} {list(pixels.shape)} and labels {_range(labels)}.\n       Fetch the archive again."
+        )
+    return pixels, labels
 
 
-def _read_member(packed: Path, member: str) -> Dict[str, Any]:
-    try:
-        with tarfile.open(packed) as archive:
-            file = archive.extractfile(member)
-            if file is None:
-                raise KeyError(member)
-            return _unpickle(file, f"{packed}:{member}")
-    except (OSError, KeyError, tarfile.TarError, EOFError) as error:
-        raise UserError(f"{packed} is damaged or lacks {member} ({error}). Download it again.") from error
+def _range(labels: np.ndarray) -> str:
+    return f"from {labels.min()} to {labels.max()}" if labels.size else "of length 0"
 
 
-def _unpickle(file: IO[bytes], name: str) -> Dict[str, Any]:
-    try:
-        content = _ArrayUnpickler(file, encoding="bytes").load()
-        return {key.decode() if isinstance(key, bytes) else key: _text(value) for key, value in content.items()}
-    except Exception as error:  # a pickle can fail in any way
-        raise UserError(f"{name} is no CIFAR archive: {error}. Download it again.") from error
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, list) and value and isinstance(value[0], bytes):
-        words: List[str] = [word.decode() for word in value]
-        return words
-    return value
+def _read_names(content: bytes, where: str, layout: Layout) -> Tuple[str, ...]:
+    fields = load_pickle(content, where)
+    names = fields.get(layout.names, ()) if isinstance(fields, dict) else ()
+    return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)

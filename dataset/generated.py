@@ -1,8 +1,8 @@
-"""Random images that cost nothing to make: for measuring speed and for trying configs without their data."""
+"""Random pixels with random labels, to measure everything but the data."""
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import TYPE_CHECKING, Tuple
 
 import numpy as np
 import torch
@@ -10,29 +10,41 @@ from torch import Tensor
 
 from seeding import derive_seed
 
-NUM_PATTERNS = 64  # different noise images; each sample is one of them, shifted by its own amount
+if TYPE_CHECKING:
+    from config import Config
+
+NUM_OFFSETS = 1 << 22
 
 
 class Generated:
-    """`length` images of uniformly random bytes, [channels, side, side], labels over all classes; a function of the seed."""
+    """Images and labels that are functions of (seed, split, index), with all labels in turn, shuffled.
+
+    An image is a window of one buffer of random bytes at a random offset: drawing it costs as much as copying it, so that
+    the loader never limits what is measured.
+    """
 
     class_names: Tuple[str, ...] = ()
-    in_memory = True
+    is_cheap = True
+    is_ready = True
 
-    def __init__(self, length: int, side: int, channels: int, num_classes: int, seed: int) -> None:
-        self.num_classes = num_classes
-        self._length = length
-        generator = torch.Generator().manual_seed(derive_seed(seed, "generated"))
-        count = min(length, NUM_PATTERNS)
-        self._patterns = torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8, generator=generator)
-        # Every class comes up before one comes twice.
-        self.labels = (
-            np.random.default_rng(derive_seed(seed, "labels")).permutation(length).astype(np.int64) % num_classes
-        )
+    def __init__(self, config: Config, split: str, num_samples: int) -> None:
+        self.num_classes = config.num_labels
+        self._key = (config.random_seed, "generated", split)
+        self._shape = (config.num_channels, config.image_size, config.image_size)
+        generator = np.random.default_rng(derive_seed(*self._key))
+        self.labels = generator.permutation(np.arange(num_samples, dtype=np.int64) % config.num_labels)
+        num_bytes = NUM_OFFSETS + int(np.prod(self._shape))
+        self._bytes = torch.from_numpy(generator.integers(0, 256, num_bytes, dtype=np.uint8))
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.labels)
 
     def image(self, index: int) -> Tensor:
-        turn, pattern = divmod(index, len(self._patterns))
-        return self._patterns[pattern].roll(turn, dims=-1) if turn else self._patterns[pattern]
+        offset = derive_seed(*self._key, index) % NUM_OFFSETS
+        return self._bytes[offset : offset + int(np.prod(self._shape))].view(self._shape)
+
+
+def open_generated(config: Config, split: str) -> Generated:
+    """`iterations` host steps to train on, one to validate."""
+    num_steps = config.iterations if split == "train" else 1
+    return Generated(config, split, config.samples_per_step * num_steps)

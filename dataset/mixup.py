@@ -1,4 +1,4 @@
-"""mixup's weight (arXiv 1710.09412): one a weight update, the same on every replica."""
+"""Mixing weights of mixup (arXiv 1710.09412), drawn on the host."""
 
 from __future__ import annotations
 
@@ -8,5 +8,6 @@ from seeding import derive_seed
 
 
 def draw_lambda(seed: int, update: int, alpha: float) -> float:
-    """The weight of an image against its partner in weight update `update`: Beta(alpha, alpha), from 0 to 1."""
-    return float(np.random.default_rng(derive_seed(seed, "mixup", update)).beta(alpha, alpha))
+    """The weight in [0, 1] of weight update number `update`, from Beta(alpha, alpha), the same in every process."""
+    generator = np.random.default_rng(derive_seed(seed, "mixup", update))
+    return float(generator.beta(alpha, alpha))

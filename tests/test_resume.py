@@ -41,6 +41,7 @@ CONFIG: Dict[str, Any] = {
     "warmup_steps": 3,
     "precision": "32.32",
     "device": "cpu",
+    "threads_per_process": 1,
     "epochs": 2,
     "checkpoint_save_steps": 7,
 }
