@@ -28,10 +28,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     from run_setup import prepare_run
     from training import fit
-    from weights.pretrained import load_pretrained
+    from weights.pretrained import find_pretrained, load_pretrained
 
+    starts_from_weights = bool(config.pretrained_checkpoint) and not config.resume_training_from_checkpoint
+    if starts_from_weights:
+        find_pretrained(config.pretrained_checkpoint)  # before a run folder is made for nothing
     run = prepare_run(config, placement)
-    if run.progress.step == 0 and config.pretrained_checkpoint:
+    if starts_from_weights:
         run.note(*load_pretrained(config, run.runtime))
     code = fit(run)
     run.runtime.close()

@@ -33,8 +33,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from run_setup import evaluation_loader, opening_notes
     from runtime.build import build_runtime
     from training import evaluate
-    from weights.pretrained import load_pretrained
+    from weights.pretrained import find_pretrained, load_pretrained
 
+    find_pretrained(config.pretrained_checkpoint)  # before data is looked for and workers join
     source = open_source(config, "validation")
     if source is None:
         raise UserError(f"dataset = {config.dataset} has no validation images at dataset_path = {config.dataset_path}.")

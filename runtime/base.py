@@ -51,7 +51,7 @@ class Runtime(Protocol):
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Loads this process's parameters; raises KeyError where one is missing. Others' names are passed over."""
+        """Loads those of this process's parameters that `weights` names; the rest keep their values."""
         ...
 
     def parameter_names(self) -> Dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from config import Config
     from placement import Placement
 
-EVAL_BATCH_SIZE = 64
+EVAL_ROUNDS = 4  # micro-batches of an evaluation batch, for each process: 16 % bubble at four stages
 # A peer that hangs ends the run after this long; a peer that dies ends it at once.
 TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -126,8 +126,8 @@ class PipelineRuntime:
     def _build_evaluation(self, arch: Architecture) -> None:
         """A forward-only schedule over the same modules, with micro-batches enough to keep every stage busy."""
         micro_batch = self.config.micro_batch_size
-        rounds = max(4, EVAL_BATCH_SIZE // (micro_batch * self.placement.pipeline_size))
-        self.eval_batch_size = micro_batch * rounds * self.placement.pipeline_size
+        micro_batches = EVAL_ROUNDS * self.placement.pipeline_size
+        self.eval_batch_size = micro_batch * micro_batches
         self.eval_share_index = self.placement.replica_group(self.rank)
         self.eval_num_shares = self.placement.replica_groups
         self._eval_stages = [
@@ -142,7 +142,6 @@ class PipelineRuntime:
             )
             for index, module in zip(self.models, self._modules)
         ]
-        micro_batches = rounds * self.placement.pipeline_size
         self._eval_schedule = self._build_schedule(self._eval_stages, micro_batches, None)
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -224,7 +223,8 @@ class PipelineRuntime:
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in self.update.parameters.items():
-            parameter.copy_(weights[name])
+            if name in weights:
+                parameter.copy_(weights[name])
 
     def optimizer_state(self) -> dict[int, dict[str, Tensor]]:
         if self.placement.replica_group(self.rank) != 0:

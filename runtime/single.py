@@ -98,7 +98,8 @@ class SingleRuntime:
     @torch.no_grad()
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in self.model.named_parameters():
-            parameter.copy_(weights[name])
+            if name in weights:
+                parameter.copy_(weights[name])
 
     def optimizer_state(self) -> Dict[int, Dict[str, Tensor]]:
         return {0: {name: value.cpu() for name, value in self.update.state().items()}}
