@@ -5,7 +5,7 @@ All of it is a pure function of (seed, epoch, position), whatever the number of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, Optional, Tuple
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor
 from batch import DataShare, EvalBatch, HostBatch
 from dataset.base import Source
 from dataset.mixup import draw_lambda
-from dataset.reading import BatchReader, Order
+from dataset.order import Order, TrainOrder
+from dataset.reading import BatchReader
 from dataset.samples import Samples
 from errors import UserError
-from seeding import derive_seed
 
 if TYPE_CHECKING:
     from config import Config
@@ -31,11 +31,11 @@ class TrainLoader:
     """
 
     def __init__(self, source: Source, config: Config, share: DataShare) -> None:
-        self.steps_per_epoch, self.dropped = divmod(len(source), config.samples_per_step)
+        self._order = TrainOrder(len(source), config, share.replicas)
+        self.steps_per_epoch, self.dropped = self._order.steps_per_epoch, self._order.dropped
         if self.steps_per_epoch < 1:
             raise UserError(_too_few(len(source), config))
         self._config, self._share, self._labels = config, share, source.labels
-        self._orders: Dict[int, np.ndarray] = {}
         self._reader: Optional[BatchReader] = None
         if share.images:
             own_samples = config.samples_per_step // config.replication_factor * len(share.replicas)
@@ -46,44 +46,23 @@ class TrainLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[HostBatch]:
         """The host batches of an epoch from `start_step` on, without reading those before."""
         for step in range(start_step, self.steps_per_epoch):
-            indices = self._own_indices(epoch, step)
             yield HostBatch(
                 epoch=epoch,
                 step=step,
-                images=self._read(epoch, step) if self._share.images else None,
-                targets=torch.from_numpy(self._labels[indices]) if self._share.targets else None,
+                images=self._read(self._reader, epoch, step) if self._reader is not None else None,
+                targets=self._targets(epoch, step) if self._share.targets else None,
                 mixup_lambda=self._mixup_lambda(epoch, step) if self._config.mixup else None,
             )
 
-    def _own_indices(self, epoch: int, step: int) -> np.ndarray:
-        """Samples of this share: the host step's, seen as [device iteration][accumulation][replica][micro], flattened."""
-        config = self._config
-        size = config.samples_per_step
-        indices = self._order(epoch)[step * size : (step + 1) * size]
-        layout = indices.reshape(-1, config.replication_factor, config.micro_batch_size)
-        return layout[:, list(self._share.replicas)].reshape(-1)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            # Two are in use where workers are already in the next epoch.
-            self._orders = {kept: order for kept, order in self._orders.items() if kept == epoch - 1}
-            generator = np.random.default_rng(derive_seed(self._config.random_seed, "order", epoch))
-            self._orders[epoch] = generator.permutation(len(self._labels))
-        return self._orders[epoch]
-
-    def _read(self, epoch: int, step: int) -> Tensor:
+    def _read(self, reader: BatchReader, epoch: int, step: int) -> Tensor:
         """The images of a step. Workers read on, into the next epoch; only a jump makes them begin anew."""
         if self._position != (epoch, step):
-            assert self._reader is not None
-            self._images = self._reader.read(self._orders_from(epoch, step))
+            self._images = reader.read(self._order.following(epoch, step))
         self._position = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
         return next(self._images)
 
-    def _orders_from(self, epoch: int, step: int) -> Iterator[Order]:
-        while True:
-            for at in range(step, self.steps_per_epoch):
-                yield Order(epoch, self._own_indices(epoch, at))
-            epoch, step = epoch + 1, 0
+    def _targets(self, epoch: int, step: int) -> Tensor:
+        return torch.from_numpy(self._labels[self._order.step(epoch, step)])
 
     def _mixup_lambda(self, epoch: int, step: int) -> Tensor:
         """float32 [device_iterations]: one weight an update, by the update's number since the run began."""

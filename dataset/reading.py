@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import machine
+from dataset.order import Order
 from dataset.samples import AT_ONCE, Samples
 from errors import UserError
 
@@ -24,17 +26,11 @@ SHARED_MEMORY = "/dev/shm"
 SHARE_OF_SHARED_MEMORY = 0.25  # of what is free, for there may be other loaders
 
 
-class Order(NamedTuple):
-    """What to read for a batch: the samples `indices` [n], as they are in `epoch` (None: not augmented)."""
-
-    epoch: Optional[int]
-    indices: np.ndarray
-
-
 class BatchReader:
     """Reads orders of up to `batch_size` samples into batches of exactly that many rows, the rest zeros.
 
     Loader processes are started by the first read. With `keep_workers` they stay for the next, else they end with the read.
+    What holds a reader must not be held by its orders: in a cycle, torch gets to end its processes only after 5 s each.
     """
 
     def __init__(self, samples: Samples, config: Config, batch_size: int, keep_workers: bool) -> None:
@@ -69,23 +65,25 @@ class BatchReader:
             return
         self._tasks.orders = orders
         chunks = iter(self._loader)
-        while True:
-            batch = self._assemble(chunks)
-            if batch is None:
-                return
+        for first in chunks:
+            batch, error = self._assemble(first, chunks)
+            if error is not None:
+                # Workers end here: an exception keeps alive, by its traceback, what would end them.
+                self._loader = None
+                del chunks
+                raise UserError(error)
             yield batch
 
-    def _assemble(self, chunks: Iterator[_Chunk]) -> Optional[Tensor]:
+    def _assemble(self, first: _Chunk, more: Iterator[_Chunk]) -> Tuple[Tensor, Optional[str]]:
+        """A batch from its chunks, or the error of one of them."""
         rows, begin = self._empty_batch(0), 0
-        for chunk in chunks:
-            if chunk.error is not None:
-                raise UserError(chunk.error)
+        for chunk in itertools.chain((first,), more):
             if chunk.images is not None:
                 rows[begin : begin + len(chunk.images)] = chunk.images
                 begin += len(chunk.images)
-            if chunk.is_last:
-                return rows
-        return None
+            if chunk.is_last or chunk.error is not None:
+                return rows, chunk.error
+        raise AssertionError("tasks end with a last chunk")
 
     def _empty_batch(self, num_valid: int) -> Tensor:
         rows = torch.empty((self._batch_size, *self._samples.shape), dtype=torch.uint8, pin_memory=self._pinned)

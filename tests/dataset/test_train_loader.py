@@ -17,7 +17,12 @@ from tests.dataset.numbered import Numbered, numbers
 from tests.small import small_config
 
 WHOLE = DataShare((0,))
-STEP = {"micro_batch_size": 3, "gradient_accumulation": 2, "replication_factor": 2, "device_iterations": 2}  # 24 samples
+STEP = {
+    "micro_batch_size": 3,
+    "gradient_accumulation": 2,
+    "replication_factor": 2,
+    "device_iterations": 2,
+}  # 24 samples
 
 
 def test_an_epoch_has_every_sample_at_most_once_and_leaves_out_only_the_tail(tmp_path):

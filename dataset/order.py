@@ -1,0 +1,51 @@
+"""The order of the training samples: which ones a process works on in a host step of an epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Dict, Iterator, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from seeding import derive_seed
+
+if TYPE_CHECKING:
+    from config import Config
+
+
+class Order(NamedTuple):
+    """What to read for a batch: the samples `indices` [n], as they are in `epoch` (None: not augmented)."""
+
+    epoch: Optional[int]
+    indices: np.ndarray
+
+
+class TrainOrder:
+    """Every epoch is a permutation of its own, cut into host steps; `replicas` are those whose samples are wanted."""
+
+    def __init__(self, num_samples: int, config: Config, replicas: Tuple[int, ...]) -> None:
+        self.steps_per_epoch, self.dropped = divmod(num_samples, config.samples_per_step)
+        self._num_samples, self._config, self._replicas = num_samples, config, list(replicas)
+        self._permutations: Dict[int, np.ndarray] = {}
+
+    def step(self, epoch: int, step: int) -> np.ndarray:
+        """Samples of a host step, seen as [device iteration][accumulation][replica][micro], flattened."""
+        config = self._config
+        size = config.samples_per_step
+        indices = self._permutation(epoch)[step * size : (step + 1) * size]
+        layout = indices.reshape(-1, config.replication_factor, config.micro_batch_size)
+        return layout[:, self._replicas].reshape(-1)
+
+    def following(self, epoch: int, step: int) -> Iterator[Order]:
+        """The host steps from this one on, without end."""
+        while True:
+            for at in range(step, self.steps_per_epoch):
+                yield Order(epoch, self.step(epoch, at))
+            epoch, step = epoch + 1, 0
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._permutations:
+            # The one before is still in use where loader processes are ahead.
+            self._permutations = {kept: order for kept, order in self._permutations.items() if kept == epoch - 1}
+            generator = np.random.default_rng(derive_seed(self._config.random_seed, "order", epoch))
+            self._permutations[epoch] = generator.permutation(self._num_samples)
+        return self._permutations[epoch]
