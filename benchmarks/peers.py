@@ -1,6 +1,6 @@
-"""ViT-S training by others, each at its best honest setting: timm's model in a plain loop, and Hugging Face's `Trainer`.
+"""ViT training by others, each at its best honest setting: timm's model in a plain loop, and Hugging Face's `Trainer`.
 
-Both take float32 pixels, normalised before the clock starts, and do nothing but train: no logging, saving, clipping.
+Both take float32 pixels, normalised before the clock starts, and do nothing but train: no logging, saving or clipping.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import dataset.torchvision_operators  # noqa: F401  (first: the peers import torchvision)
+from models.architecture import Architecture
+
+# isort: split
+import timm
+from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers.trainer_callback import PrinterCallback
+
+HUGGING_FACE = "Hugging Face Trainer"
 Turn = Callable[[int], float]  # trains so many steps and gives the seconds that they took
 
 
-def timm_turn(arch: Any, batch_size: int, bf16: bool) -> Turn:
-    """A plain loop around timm's model: cross entropy, fused AdamW, autocast around the forward pass."""
-    import dataset.torchvision_operators  # noqa: F401  (timm imports torchvision)
-    import timm
-
+def timm_turn(arch: Architecture, batch_size: int, bf16: bool) -> Turn:
+    """A plain loop around timm's ViT-S/16: cross entropy, fused AdamW, autocast around the forward pass."""
     model = timm.create_model("vit_small_patch16_224", num_classes=arch.num_labels).train()
-    assert model.embed_dim == arch.embed_dim, "the peer's model has another size"
+    assert (model.embed_dim, len(model.blocks)) == (arch.embed_dim, arch.depth), "the peer's model has another size"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
     images, labels = torch.randn(batch_size, 3, *arch.image_size), torch.randint(0, arch.num_labels, (batch_size,))
 
@@ -40,86 +46,105 @@ def timm_turn(arch: Any, batch_size: int, bf16: bool) -> Turn:
     return turn
 
 
+def take_turns(
+    arch: Architecture, batch_size: int, bf16: bool, others: Dict[str, Turn], rounds: int, budget_seconds: float
+) -> Dict[str, List[float]]:
+    """Seconds a step of the `others` and of Hugging Face's `Trainer`: one figure a round for each, in turns.
+
+    At most `rounds`, within about `budget_seconds`. The first step of each is a warm-up, unless the budget is used up by it:
+    then it is the measurement.
+    """
+    turns = _Turns(others, rounds, budget_seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=_hugging_face_model(arch),
+            args=_training_arguments(folder, batch_size, bf16),
+            train_dataset=_Pixels(arch, batch_size),
+            callbacks=[turns],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return turns.seconds
+
+
+class _Turns(TrainerCallback):
+    """The Trainer owns its loop, so it leads: after each turn of its own it lets the others have theirs."""
+
+    def __init__(self, others: Dict[str, Turn], rounds: int, budget_seconds: float) -> None:
+        self.others, self.rounds, self.budget_seconds = others, rounds, budget_seconds
+        self.seconds: Dict[str, List[float]] = {name: [] for name in [*others, HUGGING_FACE]}
+        self._steps_of_turn = self._steps_left = 1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._others_turn()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._steps_left -= 1
+        if self._steps_left:
+            return
+        self.seconds[HUGGING_FACE].append((time.perf_counter() - self._start) / self._steps_of_turn)
+        if state.global_step == 1:
+            self._plan_turns()
+        if len(self.seconds[HUGGING_FACE]) >= self.rounds:
+            control.should_training_stop = True
+        else:
+            self._others_turn()
+
+    def _plan_turns(self) -> None:
+        """Chooses rounds and steps from what the warm-up took."""
+        step_of_each = sum(times[0] for times in self.seconds.values())
+        if 2 * step_of_each > self.budget_seconds:
+            self.rounds = 1
+            return
+        self.rounds = min(self.rounds, int(self.budget_seconds / step_of_each))
+        self._steps_of_turn = max(1, int(self.budget_seconds / step_of_each / self.rounds))
+        for times in self.seconds.values():
+            times.clear()
+
+    def _others_turn(self) -> None:
+        for name, turn in self.others.items():
+            self.seconds[name].append(turn(self._steps_of_turn) / self._steps_of_turn)
+        self._steps_left = self._steps_of_turn
+        self._start = time.perf_counter()
+
+
 class _Pixels(torch.utils.data.Dataset):
     """A few images in memory, again and again."""
 
-    def __init__(self, arch: Any, batch_size: int) -> None:
-        self.images = torch.randn(batch_size, 3, *arch.image_size)
-        self.labels = torch.randint(0, arch.num_labels, (batch_size,))
+    def __init__(self, arch: Architecture, num_images: int) -> None:
+        self.images = torch.randn(num_images, 3, *arch.image_size)
+        self.labels = torch.randint(0, arch.num_labels, (num_images,))
 
     def __len__(self) -> int:
-        return 1_000_000
+        return 100_000
 
     def __getitem__(self, index: int) -> Dict[str, Tensor]:
         row = index % len(self.labels)
         return {"pixel_values": self.images[row], "labels": self.labels[row]}
 
 
-def train_in_turns(
-    arch: Any, batch_size: int, bf16: bool, others: Dict[str, Turn], rounds: int, turn_seconds: float
-) -> Dict[str, List[float]]:
-    """Seconds a step of the `others` and of Hugging Face's `Trainer`, one figure a round for each.
-
-    The Trainer owns its loop, so it leads: after each turn of its own it lets the others have theirs. A turn lasts about
-    `turn_seconds`, at least a step, and as many steps for each.
-    """
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    seconds: Dict[str, List[float]] = {name: [] for name in [*others, "Hugging Face Trainer"]}
-
-    class Turns(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            for turn in others.values():
-                turn(2)  # warm-up
-            slowest = max(turn(1) for turn in others.values())
-            self.steps = max(1, round(turn_seconds / slowest))
-            self.turn_ends = 2  # the Trainer's own warm-up
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if state.global_step < self.turn_ends:
-                return
-            if state.global_step > 2:
-                seconds["Hugging Face Trainer"].append((time.perf_counter() - self.start) / self.steps)
-            if len(seconds["Hugging Face Trainer"]) == rounds:
-                control.should_training_stop = True
-                return
-            for name, turn in others.items():
-                seconds[name].append(turn(self.steps) / self.steps)
-            self.turn_ends += self.steps
-            self.start = time.perf_counter()
-
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=1_000_000,  # the callback stops it
-            per_device_train_batch_size=batch_size,
-            bf16=bf16,
-            use_cpu=True,
-            optim="adamw_torch_fused",
-            learning_rate=1e-3,
-            lr_scheduler_type="constant",
-            max_grad_norm=0.0,
-            logging_strategy="no",
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-            remove_unused_columns=False,
-        )
-        trainer = Trainer(
-            model=_hugging_face_model(arch),
-            args=arguments,
-            train_dataset=_Pixels(arch, batch_size),
-            callbacks=[Turns()],
-        )
-        trainer.train()
-    return seconds
+def _training_arguments(folder: str, batch_size: int, bf16: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=10_000,  # `_Turns` ends it
+        per_device_train_batch_size=batch_size,
+        bf16=bf16,
+        use_cpu=True,
+        optim="adamw_torch_fused",
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+    )
 
 
-def _hugging_face_model(arch: Any) -> Any:
-    from transformers import ViTConfig, ViTForImageClassification
-
+def _hugging_face_model(arch: Architecture) -> ViTForImageClassification:
     return ViTForImageClassification(
         ViTConfig(
             hidden_size=arch.embed_dim,

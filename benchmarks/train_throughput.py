@@ -8,7 +8,6 @@ All three take turns within one process, with the same threads; each round of tu
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -20,8 +19,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.facts import cpu_name, matmul_rate, matmul_shapes, random_batch, shown, spread, write_json  # noqa: E402
-from benchmarks.peers import Turn, timm_turn, train_in_turns  # noqa: E402
+from benchmarks.peers import Turn, take_turns, timm_turn  # noqa: E402
 from config import load_config  # noqa: E402
+from machine import num_cores  # noqa: E402
 from models.architecture import Architecture, architecture_of, count_forward_flops  # noqa: E402
 from models.stages import plan_stages  # noqa: E402
 from placement import place  # noqa: E402
@@ -30,14 +30,14 @@ from runtime.build import build_runtime  # noqa: E402
 
 OURS = "single"
 TARGET = 1.0  # times the better peer
+HEADERS = ("precision", "contender", "rounds", "images/s", "min", "max", "ours / it", "GFLOP/image", "of matmul rate")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
     figures = {precision: measure(options, precision) for precision in options.precisions}
     print(f"{cpu_name()}, {torch.get_num_threads()} threads; ViT-S/16, 224 px, batch {options.batch}, AdamW")
-    headers = ["precision", "contender", "images/s", "min", "max", "ours / it", "GFLOP an image", "of matmul rate"]
-    print(table(headers, [row for precision in figures for row in rows(precision, figures[precision])]))
+    print(table(HEADERS, [row for precision in figures for row in rows(precision, figures[precision])]))
     for precision, measured in figures.items():
         print(verdict(precision, measured))
     write_json(options.json, {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precisions": figures})
@@ -49,8 +49,8 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add = parser.add_argument
     add("--batch", type=int, default=8, help="images a step (default: 8)")
     add("--precisions", nargs="+", default=["32.32", "bf16.32"], choices=("32.32", "bf16.32"), help="default: both")
-    add("--rounds", type=int, default=5, help="turns of each contender in each precision (default: 5)")
-    add("--turn-seconds", type=float, default=4.0, help="length of a turn, in whole steps (default: 4)")
+    add("--rounds", type=int, default=5, help="at most so many turns of each (default: 5)")
+    add("--budget-seconds", type=float, default=100.0, help="a precision, if a step of each fits (default: 100)")
     add("--threads", type=int, default=0, help="threads of each contender (default: all cores)")
     add("--json", default="", metavar="FILE", help="write the figures there too")
     return parser.parse_args(argv)
@@ -62,8 +62,8 @@ def measure(options: argparse.Namespace, precision: str) -> Dict[str, Any]:
     bf16 = precision == "bf16.32"
     arch = architecture_of(config)
     contenders = {OURS: our_turn(config), "timm, plain loop": timm_turn(arch, options.batch, bf16)}
-    seconds = train_in_turns(arch, options.batch, bf16, contenders, options.rounds, options.turn_seconds)
-    assert torch.get_num_threads() == (options.threads or len(os.sched_getaffinity(0))), "a contender changed the threads"
+    seconds = take_turns(arch, options.batch, bf16, contenders, options.rounds, options.budget_seconds)
+    assert torch.get_num_threads() == (options.threads or num_cores()), "a contender changed the number of threads"
     shapes = matmul_shapes(options.batch * arch.num_tokens, arch.embed_dim, arch.mlp_dim)
     return {
         "images_per_second": {name: [options.batch / each for each in steps] for name, steps in seconds.items()},
@@ -111,7 +111,7 @@ def train_flops(arch: Architecture, whole_last_block: bool) -> int:
     return 3 * sum(count_forward_flops(arch, unit) for unit in units)
 
 
-def rows(precision: str, measured: Dict[str, Any]) -> List[List[str]]:
+def rows(precision: str, measured: Dict[str, Any]) -> List[List[object]]:
     """One line of the table for each contender."""
     rate = measured["matmul_flops_per_second"]
     lines = []
@@ -119,7 +119,8 @@ def rows(precision: str, measured: Dict[str, Any]) -> List[List[str]]:
         flops = measured["flops_per_image"][name]
         share = spread(speeds)["median"] * flops / rate
         against = "" if name == OURS else f"{spread(ratios(measured, name))['median']:.3f}"
-        lines.append([precision, name, *shown(speeds, "{:.2f}".format), against, f"{flops / 1e9:.1f}", f"{share:.0%}"])
+        cells = [precision, name, len(speeds), *shown(speeds, "{:.3f}".format)]
+        lines.append([*cells, against, f"{flops / 1e9:.1f}", f"{share:.0%}"])
     return lines
 
 

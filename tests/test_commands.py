@@ -55,7 +55,9 @@ def test_compile_only_prints_the_plan_and_stops(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_digits_trains_in_four_processes_from_any_folder_and_validates(tmp_path: Path) -> None:
     output = run(tmp_path, "pretrain.py", "--config", "digits", "--epochs", "3")
-    assert re.search(r"^Epoch: 3.00/3.00 Step: (\d+)/\1 Lr: .* loss: .* accuracy: .* throughput: .* samples/sec", output, re.M)
+    assert re.search(
+        r"^Epoch: 3.00/3.00 Step: (\d+)/\1 Lr: .* loss: .* accuracy: .* throughput: .* samples/sec", output, re.M
+    )
     assert "Valid Accuracy:" in output
     assert "(360 samples" in output
     next_command = re.search(r"next\s+python (validation\.py .*)", output)

@@ -75,6 +75,11 @@ def test_a_held_out_split_is_exact_and_fair(labels, share, seed):
     assert np.abs(np.bincount(labels[held_out], minlength=len(exact)) - exact).max() < 1
 
 
+def test_places_left_by_rounding_go_to_the_largest_remainders():
+    labels = np.repeat([0, 1, 2], [10, 11, 14])  # a fifth: 2.0, 2.2 and 2.8 of 7
+    assert np.bincount(labels[held_out_split(labels, 0.2, seed=0)[1]]).tolist() == [2, 2, 3]
+
+
 def test_more_classes_than_the_head_has_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"10 classes, but num_labels = 4.\n .*num_labels = 10"):
         open_source(small_config(tmp_path, **{**DIGITS, "num_labels": 4}), "train")

@@ -63,11 +63,11 @@ def test_pixels_do_not_depend_on_the_number_of_workers(tmp_path, photos, workers
 
 def test_workers_outlive_epochs_and_follow_jumps(tmp_path):
     config = small_config(tmp_path, dataloader_workers=2, prefetch_batches=3)
-    without = TrainLoader(Numbered(100), small_config(tmp_path), WHOLE)
     with_workers = TrainLoader(Numbered(100), config, WHOLE)
     children = []
     for epoch, start, length in [(0, 0, 12), (1, 0, 12), (2, 0, 3), (0, 5, 2), (7, 11, 1), (8, 0, 12)]:
-        expected = [batch.images for batch in islice(without.epoch(epoch, start), length)]
+        fresh = TrainLoader(Numbered(100), small_config(tmp_path), WHOLE)
+        expected = [batch.images for batch in islice(fresh.epoch(epoch, start), length)]
         found = [batch.images for batch in islice(with_workers.epoch(epoch, start), length)]
         assert torch.equal(torch.cat(found), torch.cat(expected))
         children.append(own_children())

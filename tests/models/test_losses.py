@@ -1,0 +1,47 @@
+"""Losses over packed targets, against torch and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.losses import classification_loss, count_correct, pack_targets
+
+LOGITS = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 4, 2, 2])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_is_torchs(smoothing: float) -> None:
+    loss = classification_loss(LOGITS, pack_targets(LABELS, 4), "CELoss", smoothing)
+    torch.testing.assert_close(loss, F.cross_entropy(LOGITS, LABELS, label_smoothing=smoothing))
+
+
+def test_mixup_packs_each_label_with_its_predecessor_in_the_micro_batch() -> None:
+    packed = pack_targets(LABELS, 2, 0.25)
+    assert packed.tolist() == [[0, 4, 0.25], [4, 0, 0.25], [2, 2, 0.25], [2, 2, 0.25]]
+
+
+def test_mixup_loss_is_the_weighted_sum_of_both_labels_losses() -> None:
+    loss = classification_loss(LOGITS, pack_targets(LABELS, 4, 0.3))
+    expected = 0.3 * F.cross_entropy(LOGITS, LABELS) + 0.7 * F.cross_entropy(LOGITS, LABELS.roll(1))
+    torch.testing.assert_close(loss, expected)
+
+
+def test_sigmoid_loss_sums_over_classes() -> None:
+    loss = classification_loss(LOGITS, pack_targets(LABELS, 4), "SigmoidCELoss")
+    wanted = torch.eye(5)[LABELS]
+    by_hand = -(wanted * LOGITS.sigmoid().log() + (1 - wanted) * (1 - LOGITS.sigmoid()).log()).sum() / 4
+    torch.testing.assert_close(loss, by_hand)
+
+
+def test_half_precision_logits_have_their_loss_in_float32() -> None:
+    assert classification_loss(LOGITS.bfloat16(), pack_targets(LABELS, 4)).dtype == torch.float32
+
+
+def test_right_answers_count_by_their_mixup_weight() -> None:
+    logits = torch.eye(5)[torch.tensor([0, 0, 1, 2])]
+    assert float(count_correct(logits, pack_targets(LABELS, 4))) == 2
+    # predecessors are 2, 0, 4, 2: sample 0 hits its label, 1 its partner's, 3 both
+    assert float(count_correct(logits, pack_targets(LABELS, 4, 0.3))) == pytest.approx(0.3 + 0.7 + 1.0)

@@ -1,0 +1,216 @@
+"""Steps are saved whole or not at all, found again, and restored bit for bit; what is damaged is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Dict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import checkpoint
+from checkpoint import Progress
+from errors import UserError
+from placement import place_single
+from runtime.single import SingleRuntime
+from tests.small import host_batch, small_config
+from weights.pretrained import load_pretrained
+
+
+def trained(tmp_path: Path, **keys: Any) -> SingleRuntime:
+    """A runtime after one step, so that there is optimiser state."""
+    config = small_config(tmp_path, **keys)
+    runtime = SingleRuntime(config, place_single(config), num_cores=1)
+    runtime.train_step(host_batch(config, runtime.share), 0.1, 0)
+    return runtime
+
+
+def saved(tmp_path: Path, step: int = 5, **keys: Any) -> Path:
+    (tmp_path / "run").mkdir(exist_ok=True)
+    return checkpoint.save(tmp_path / "run", trained(tmp_path, **keys), Progress(step, 10, 8, 0.5, 3), is_best=True)
+
+
+def fresh(tmp_path: Path, **keys: Any) -> SingleRuntime:
+    config = small_config(tmp_path, random_seed=9, **keys)
+    return SingleRuntime(config, place_single(config), num_cores=1)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "LAMB"])
+def test_restored_step_is_the_saved_one_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    runtime = trained(tmp_path, optimizer=optimizer)
+    (tmp_path / "run").mkdir()
+    folder = checkpoint.save(tmp_path / "run", runtime, Progress(5, 10, 8, 0.5, 3))
+    restored = fresh(tmp_path, optimizer=optimizer)
+    assert checkpoint.restore(folder, restored) == Progress(5, 10, 8, 0.5, 3)
+    for ours, theirs in (
+        (runtime.weights(), restored.weights()),
+        (runtime.optimizer_state(), restored.optimizer_state()),
+    ):
+        assert ours[0].keys() == theirs[0].keys()
+        assert all(torch.equal(value, theirs[0][name]) for name, value in ours[0].items())
+
+
+def test_links_point_at_the_latest_and_the_best_step(tmp_path: Path) -> None:
+    saved(tmp_path, step=5)
+    checkpoint.save(tmp_path / "run", trained(tmp_path), Progress(7, 10, 8))
+    assert (tmp_path / "run" / "latest").resolve().name == "step_7"
+    assert (tmp_path / "run" / "best").resolve().name == "step_5"
+    assert [path.name for path in checkpoint.saved_steps(tmp_path / "run")] == ["step_5", "step_7"]
+
+
+class DiskFullError(Exception):
+    pass
+
+
+def test_a_save_that_breaks_off_leaves_no_step_and_the_next_one_works(tmp_path: Path) -> None:
+    class Breaking(SingleRuntime):
+        def optimizer_state(self) -> Dict[int, Dict[str, torch.Tensor]]:
+            raise DiskFullError
+
+    config = small_config(tmp_path)
+    saved(tmp_path, step=5)
+    run = tmp_path / "run"
+    with pytest.raises(DiskFullError):
+        checkpoint.save(run, Breaking(config, place_single(config), num_cores=1), Progress(6, 10, 8))
+    assert [path.name for path in checkpoint.saved_steps(run)] == ["step_5"]
+    assert (run / "latest").resolve().name == "step_5"
+    checkpoint.save(run, trained(tmp_path), Progress(6, 10, 8))
+    assert (run / "latest").resolve().name == "step_6"
+    assert not list(run.glob(".*partial"))
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
+    config = small_config(tmp_path, checkpoint_output_dir=str(tmp_path / "run"))
+    assert checkpoint.new_run_folder(config) == tmp_path / "run"
+    with pytest.raises(UserError, match="already holds a run"):
+        checkpoint.new_run_folder(config)
+
+
+def test_resume_finds_the_newest_step(tmp_path: Path) -> None:
+    config = small_config(tmp_path, checkpoint_output_dir=str(tmp_path / "run"))
+    with pytest.raises(UserError, match="--resume finds no saved step"):
+        checkpoint.find_run_to_resume(config)
+    saved(tmp_path, step=9)
+    saved(tmp_path, step=10)
+    assert checkpoint.find_run_to_resume(config).name == "step_10"
+
+
+def truncate(folder: Path) -> None:
+    path = next(folder.glob("model-*.safetensors"))
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def remove_part(folder: Path) -> None:
+    next(folder.glob("model-*.safetensors")).unlink()
+
+
+def break_index(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text("{")
+
+
+def name_a_missing_tensor(folder: Path) -> None:
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["blocks.99.norm1.weight"] = next(iter(index["weight_map"].values()))
+    path.write_text(json.dumps(index))
+
+
+def remove_progress(folder: Path) -> None:
+    (folder / "run.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, "cannot be read as safetensors"),
+        (remove_part, "cannot be read as safetensors"),
+        (break_index, "index.json is missing or damaged"),
+        (name_a_missing_tensor, "lacks blocks.99.norm1.weight"),
+        (remove_progress, "run.json is missing or damaged"),
+    ],
+)
+def test_a_damaged_step_is_named(tmp_path: Path, damage: Any, words: str) -> None:
+    folder = saved(tmp_path)
+    damage(folder)
+    with pytest.raises(UserError, match=words):
+        checkpoint.restore(folder, fresh(tmp_path))
+
+
+def test_another_width_cannot_be_resumed(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    with pytest.raises(UserError, match="the config makes it"):
+        checkpoint.restore(folder, fresh(tmp_path, hidden_size=32))
+
+
+def pretrained(tmp_path: Path, name: str, **keys: Any) -> tuple[SingleRuntime, list[str]]:
+    runtime = fresh(tmp_path, pretrained_checkpoint=name, **keys)
+    return runtime, load_pretrained(runtime.config, runtime)
+
+
+def test_every_form_of_a_checkpoint_loads_the_same_weights(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    expected = trained(tmp_path).weights()[0]
+    save_file(expected, str(tmp_path / "model.safetensors"))
+    for name in (folder, tmp_path / "run", tmp_path / "model.safetensors"):
+        runtime, notes = pretrained(tmp_path, str(name))
+        assert notes == []
+        assert all(torch.equal(value, expected[key]) for key, value in runtime.weights()[0].items())
+
+
+def test_a_head_for_other_classes_is_new_and_said_so(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    runtime, notes = pretrained(tmp_path, str(folder), num_labels=7)
+    assert notes == ["new head for 7 classes (the checkpoint has 5)"]
+    drawn = fresh(tmp_path, num_labels=7).weights()[0]
+    assert torch.equal(runtime.weights()[0]["head.weight"], drawn["head.weight"])
+    assert not torch.equal(runtime.weights()[0]["norm.weight"], drawn["norm.weight"])
+
+
+def test_the_representation_layer_is_left_out_where_the_model_has_none(tmp_path: Path) -> None:
+    folder = saved(tmp_path, representation_size=16)
+    _, notes = pretrained(tmp_path, str(folder))
+    assert notes == ["representation layer of the checkpoint left out (representation_size is not set)"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"hidden_size": 32}, "of shape .* the config makes it"),
+        ({"num_hidden_layers": 5}, "lacks blocks.4"),
+        ({"num_hidden_layers": 3}, "holds blocks.3"),
+        ({"image_size": 16}, "pos_embed"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, keys: Dict[str, Any], words: str) -> None:
+    folder = saved(tmp_path)
+    with pytest.raises(UserError, match=words):
+        pretrained(tmp_path, str(folder), **keys)
+
+
+@pytest.mark.parametrize("name", ["missing", "google/vit-base-patch16-224", "model.npz", "pytorch_model.bin", "empty"])
+def test_formats_that_this_version_does_not_read_get_a_clear_message(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if "." in name:
+        path.write_bytes(b"\x80\x04.")
+    elif name == "empty":
+        path.mkdir()
+    with pytest.raises(UserError, match=r"Name a run folder, a step folder or a \.safetensors file"):
+        pretrained(tmp_path, str(path))
+
+
+def test_no_module_that_reads_weights_knows_pickle() -> None:
+    root = Path(checkpoint.__file__).parent
+    for path in [root / "checkpoint.py", *(root / "weights").glob("*.py")]:
+        text = path.read_text()
+        assert "torch.load" not in text
+        assert "import pickle" not in text
+
+
+def test_saving_a_step_twice_keeps_the_first(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    shutil.copytree(folder, tmp_path / "copy")
+    saved(tmp_path, random_seed=3)
+    assert (folder / "run.json").read_text() == (tmp_path / "copy" / "run.json").read_text()

@@ -1,0 +1,93 @@
+"""How plans fold onto processes: every replica is worked on once, every part owned once."""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Tuple
+
+import pytest
+
+from errors import UserError
+from models.stages import Stage, fold_stages, plan_stages
+from placement import place_pipeline, place_single, resolve_runtime
+from tests.small import small_config
+
+# layers, replicas, schedule, processes asked for, GPUs, cores -> (pipeline size, replica groups, parts)
+FOLDINGS: List[Tuple[List[int], int, str, Optional[int], int, int, Tuple[int, int, int]]] = [
+    ([1, 1, 1, 1], 1, "1f1b", None, 0, 2, (4, 1, 4)),
+    ([1, 1, 1, 1], 4, "1f1b", None, 0, 2, (4, 1, 4)),
+    ([1, 1, 1, 1], 4, "1f1b", None, 0, 8, (4, 2, 4)),
+    ([2, 2], 3, "1f1b", None, 0, 64, (2, 3, 2)),
+    ([1, 1, 1, 1], 4, "1f1b", None, 8, 2, (4, 2, 4)),
+    ([1, 1, 1, 1], 4, "1f1b", None, 3, 2, (3, 1, 3)),
+    ([1, 1, 1, 1], 4, "1f1b", 8, 0, 2, (4, 2, 4)),
+    ([1, 1, 1, 1], 4, "1f1b", 2, 0, 2, (2, 1, 2)),
+    ([1, 1, 1, 1], 2, "interleaved", None, 0, 2, (2, 1, 4)),
+    ([1, 1, 1, 1], 2, "interleaved", 4, 0, 2, (2, 2, 4)),
+    ([4], 4, "1f1b", 4, 0, 2, (1, 4, 1)),
+]
+
+
+@pytest.mark.parametrize(("layers", "replicas", "schedule", "asked", "gpus", "cores", "expected"), FOLDINGS)
+def test_plans_fold(tmp_path: Any, layers, replicas, schedule, asked, gpus, cores, expected) -> None:
+    config = small_config(tmp_path, layers_per_ipu=layers, replication_factor=replicas, schedule=schedule)
+    placement = place_pipeline(config, asked, gpus, cores)
+    assert (placement.pipeline_size, placement.replica_groups, len(placement.parts)) == expected
+    for part in range(len(placement.parts)):
+        owners = [rank for rank in range(placement.num_processes) if part in placement.parts_of(rank)]
+        assert len(owners) == placement.replica_groups
+    for first in range(placement.pipeline_size):
+        ranks = range(first, placement.num_processes, placement.pipeline_size)
+        assert sorted(replica for rank in ranks for replica in placement.replicas_of(rank)) == list(range(replicas))
+    units = [unit for part in placement.parts for unit in part.units]
+    assert units == [unit for stage in plan_stages(layers) for unit in stage.units]
+
+
+def test_plan_puts_embedding_first_and_head_last() -> None:
+    assert plan_stages([1, 2]) == [Stage(0, ("embed", "block 0")), Stage(1, ("block 1", "block 2", "head"))]
+    assert plan_stages([2]) == [Stage(0, ("embed", "block 0", "block 1", "head"))]
+
+
+def test_folding_merges_neighbours_evenly() -> None:
+    assert [part.blocks for part in fold_stages(plan_stages([1] * 6), 4)] == [(0, 1), (2,), (3,), (4, 5)]
+
+
+def test_single_holds_everything_and_says_what_was_folded(tmp_path: Any) -> None:
+    placement = place_single(small_config(tmp_path, layers_per_ipu=[2, 2], replication_factor=4))
+    assert placement.folding() == (
+        "2 stages run as 1; 4 replicas run on 1 group of processes, gradient accumulation x 4 (same global batch, same result)"
+    )
+
+
+def test_nothing_is_said_where_nothing_is_folded(tmp_path: Any) -> None:
+    assert place_pipeline(small_config(tmp_path, layers_per_ipu=[2, 2]), None, 0, 2).folding() is None
+
+
+def test_processes_that_cannot_share_the_plan_are_refused_with_the_numbers_that_can(tmp_path: Any) -> None:
+    config = small_config(tmp_path, layers_per_ipu=[2, 2], replication_factor=2)
+    with pytest.raises(UserError, match=r"3 processes cannot share 2 stages.*\n.*Start one of 1, 2, 4 processes"):
+        place_pipeline(config, 3, 0, 2)
+
+
+def test_interleaved_needs_several_stages_a_process_and_equal_rounds(tmp_path: Any) -> None:
+    two_stages = small_config(tmp_path, layers_per_ipu=[2, 2], schedule="interleaved")
+    with pytest.raises(UserError, match="interleaved needs several stages"):
+        place_pipeline(two_stages, None, 0, 2)
+    uneven = small_config(tmp_path, layers_per_ipu=[1, 1, 1, 1], schedule="interleaved", gradient_accumulation=7)
+    with pytest.raises(UserError, match="cannot divide 7 micro-batches into 3 equal rounds"):
+        place_pipeline(uneven, None, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "world", "expected"),
+    [
+        ("auto", 0, None, "single"),
+        ("auto", 1, None, "single"),
+        ("auto", 2, None, "pipeline"),
+        ("auto", 0, 4, "pipeline"),
+        ("auto", 0, 1, "single"),
+        ("single", 8, None, "single"),
+        ("pipeline", 0, None, "pipeline"),
+    ],
+)
+def test_auto_picks_the_pipeline_for_several_gpus_or_a_launchers_world(asked, gpus, world, expected) -> None:
+    assert resolve_runtime(asked, gpus, world) == expected
