@@ -129,7 +129,11 @@ class Config(BaseModel):
     )
     dataloader_workers: int = key(0, DATA, "loader processes (no more than cores are started)", ge=0)
     prefetch_batches: int = key(
-        2, DATA, "batches that each loader process prepares ahead", when=lambda c, r: c.dataloader_workers > 0, gt=0
+        2,
+        DATA,
+        "host batches that the loader processes together prepare ahead",
+        when=lambda c, r: c.dataloader_workers > 0,
+        gt=0,
     )
     pin_memory: bool = key(True, DATA, "page-locked host batches, on GPUs")
 

@@ -33,19 +33,28 @@ def matmul_shapes(tokens: int, width: int, mlp_dim: int) -> List[Shape]:
 
 
 def matmul_rate(shapes: Sequence[Shape], dtype: torch.dtype, seconds: float = 1.0) -> float:
-    """Floating-point operations a second of `shapes` one after the other, with this process's threads; best of the rounds.
+    """Floating-point operations a second in the products that linear layers train with, with this process's threads.
 
-    Runs at least two rounds and goes on for `seconds`.
+    For each shape the output, the input's gradient and the weight's, laid out as in training. The best of at least two
+    rounds; goes on for `seconds`.
     """
-    pairs = [(torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)) for m, k, n in shapes]
-    flops = sum(2 * m * k * n for m, k, n in shapes)
+    operands = [
+        (
+            torch.randn(rows, inner).to(dtype),
+            torch.randn(columns, inner).to(dtype),
+            torch.randn(rows, columns).to(dtype),
+        )
+        for rows, inner, columns in shapes
+    ]
     durations: List[float] = []
     while len(durations) < 2 or sum(durations) < seconds:
         start = time.perf_counter()
-        for left, right in pairs:
-            left @ right
+        for x, weight, gradient in operands:
+            x @ weight.t()
+            gradient @ weight
+            gradient.t() @ x
         durations.append(time.perf_counter() - start)
-    return flops / min(durations)
+    return 3 * sum(2 * rows * inner * columns for rows, inner, columns in shapes) / min(durations)
 
 
 def random_batch(config: Any, share: DataShare) -> HostBatch:

@@ -51,7 +51,7 @@ def take_turns(
 ) -> Dict[str, List[float]]:
     """Seconds a step of the `others` and of Hugging Face's `Trainer`: one figure a round for each, in turns.
 
-    At most `rounds`, within about `budget_seconds`. The first step of each is a warm-up, unless the budget is used up by it:
+    At most `rounds`, within about `budget_seconds`. The first step of each is a warm-up, unless it takes half of the budget:
     then it is the measurement.
     """
     turns = _Turns(others, rounds, budget_seconds)
@@ -95,11 +95,20 @@ class _Turns(TrainerCallback):
         step_of_each = sum(times[0] for times in self.seconds.values())
         if 2 * step_of_each > self.budget_seconds:
             self.rounds = 1
+            self._measure_the_quick()
             return
         self.rounds = min(self.rounds, int(self.budget_seconds / step_of_each))
         self._steps_of_turn = max(1, int(self.budget_seconds / step_of_each / self.rounds))
         for times in self.seconds.values():
             times.clear()
+
+    def _measure_the_quick(self) -> None:
+        """Where the warm-up is the measurement: warms up all the same those whose steps are so short that it matters."""
+        share = self.budget_seconds / 10
+        for name, turn in self.others.items():
+            steps = int(share / self.seconds[name][0])
+            if steps > 0:
+                self.seconds[name] = [turn(steps) / steps]
 
     def _others_turn(self) -> None:
         for name, turn in self.others.items():

@@ -35,12 +35,20 @@ HEADERS = ("precision", "contender", "rounds", "images/s", "min", "max", "ours /
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
+    torch.set_num_threads(options.threads or num_cores())
+    arch = architecture_of(load_config("pretrain", config_arguments(options, "32.32")))
+    shapes = matmul_shapes(options.batch * arch.num_tokens, arch.embed_dim, arch.mlp_dim)
+    rates = {"32.32": matmul_rate(shapes, torch.float32), "bf16.32": matmul_rate(shapes, torch.bfloat16)}
     figures = {precision: measure(options, precision) for precision in options.precisions}
     print(f"{cpu_name()}, {torch.get_num_threads()} threads; ViT-S/16, 224 px, batch {options.batch}, AdamW")
-    print(table(HEADERS, [row for precision in figures for row in rows(precision, figures[precision])]))
+    print(
+        f"matrix products of these shapes: {rates['32.32'] / 1e9:.0f} GFLOP/s in fp32, {rates['bf16.32'] / 1e9:.0f} in bf16"
+    )
+    print(table(HEADERS, [row for precision in figures for row in rows(precision, figures[precision], rates)]))
     for precision, measured in figures.items():
         print(verdict(precision, measured))
-    write_json(options.json, {"cpu": cpu_name(), "threads": torch.get_num_threads(), "precisions": figures})
+    about = {"cpu": cpu_name(), "threads": torch.get_num_threads(), "matmul_flops_per_second": rates}
+    write_json(options.json, {**about, "precisions": figures})
     return 0
 
 
@@ -57,18 +65,16 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace, precision: str) -> Dict[str, Any]:
-    """Images a second of each contender in each round, FLOPs an image, and the machine's matmul rate in the same dtype."""
+    """Images a second of each contender in each round, and FLOPs an image."""
     config = load_config("pretrain", config_arguments(options, precision))
     bf16 = precision == "bf16.32"
     arch = architecture_of(config)
     contenders = {OURS: our_turn(config), "timm, plain loop": timm_turn(arch, options.batch, bf16)}
     seconds = take_turns(arch, options.batch, bf16, contenders, options.rounds, options.budget_seconds)
     assert torch.get_num_threads() == (options.threads or num_cores()), "a contender changed the number of threads"
-    shapes = matmul_shapes(options.batch * arch.num_tokens, arch.embed_dim, arch.mlp_dim)
     return {
         "images_per_second": {name: [options.batch / each for each in steps] for name, steps in seconds.items()},
         "flops_per_image": {name: train_flops(arch, whole_last_block=name != OURS) for name in seconds},
-        "matmul_flops_per_second": matmul_rate(shapes, torch.bfloat16 if bf16 else torch.float32),
     }
 
 
@@ -111,9 +117,10 @@ def train_flops(arch: Architecture, whole_last_block: bool) -> int:
     return 3 * sum(count_forward_flops(arch, unit) for unit in units)
 
 
-def rows(precision: str, measured: Dict[str, Any]) -> List[List[object]]:
+def rows(precision: str, measured: Dict[str, Any], rates: Dict[str, float]) -> List[List[object]]:
     """One line of the table for each contender."""
-    rate = measured["matmul_flops_per_second"]
+    # bf16 numbers may be multiplied in fp32, where the processor is quicker at it.
+    rate = max(rates.values()) if precision == "bf16.32" else rates[precision]
     lines = []
     for name, speeds in measured["images_per_second"].items():
         flops = measured["flops_per_image"][name]
@@ -132,10 +139,7 @@ def ratios(measured: Dict[str, Any], peer: str) -> List[float]:
 
 def verdict(precision: str, measured: Dict[str, Any]) -> str:
     ratio = min(spread(ratios(measured, peer))["median"] for peer in measured["images_per_second"] if peer != OURS)
-    return (
-        f"{precision}: {measured['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s in matrix products of these shapes; "
-        f"{ratio:.3f} x the better peer; target, at least {TARGET:.1f}: {'met' if ratio >= TARGET else 'missed'}"
-    )
+    return f"{precision}: {ratio:.3f} x the better peer; target, at least {TARGET:.1f}: {'met' if ratio >= TARGET else 'missed'}"
 
 
 if __name__ == "__main__":
