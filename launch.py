@@ -94,6 +94,7 @@ def _free_port() -> int:
 def _worker(command: str, argv: List[str], environment: Dict[str, str], reports: Any) -> None:
     """Body of one local worker: runs the command and reports how it failed, if it did, before its connections close."""
     os.environ.update(environment)
+    os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the starting process alone, which passes it on, once
     _die_with_parent()
     try:
         code = importlib.import_module(command).main(argv)
@@ -131,6 +132,7 @@ class _Crew:
         self.workers, self.pipes = workers, pipes
         self.placement, self.debug = placement, debug
         self.reports: Dict[int, Any] = {}
+        self.forwarded = 0  # the last signal that was passed on
         self.died: List[int] = []  # workers that a signal ended before we ended the rest
 
     def wait(self) -> int:
@@ -139,7 +141,8 @@ class _Crew:
         try:
             failed = self._first_failure()
             if failed is None:
-                return max(worker.exitcode for worker in self.workers)
+                codes = [worker.exitcode for worker in self.workers]
+                return 128 + self.forwarded if min(codes) < 0 else max(codes)
             self._end_the_rest()
             return self._explain(failed)
         finally:
@@ -147,6 +150,7 @@ class _Crew:
                 signal.signal(number, handler)
 
     def _forward(self, number: int, frame: Any) -> None:
+        self.forwarded = number
         for worker in self.workers:
             if worker.is_alive():
                 os.kill(worker.pid, number)
@@ -159,7 +163,9 @@ class _Crew:
             self._collect_reports()
             for index in [index for index, worker in alive.items() if not worker.is_alive()]:
                 code = alive.pop(index).exitcode
-                if code not in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+                # A worker that was still setting up ends by the signal itself.
+                obeyed = self.forwarded and code == -self.forwarded
+                if not obeyed and code not in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
                     return index
         return None
 

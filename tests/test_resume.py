@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -56,7 +57,9 @@ def train(folder: Path, output: str, keys: Dict[str, Any], *flags: str) -> subpr
     config = folder / "configs.yaml"
     config.write_text(yaml.safe_dump({"tiny": {**CONFIG, **keys}}))
     command = [sys.executable, str(ROOT / "pretrain.py"), "--config", "tiny", "--checkpoint-output-dir", output, *flags]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -103,7 +106,7 @@ def test_ctrl_c_saves_and_resume_goes_on_bitwise(tmp_path: Path, keys: Dict[str,
     assert process.stdout is not None
     for line in process.stdout:
         if "Step: 3/" in line:
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # to all, as a terminal does
             break
     output = finish(process, code=130)
     assert "Stopped early (Ctrl-C)" in output
