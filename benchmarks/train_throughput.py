@@ -58,7 +58,7 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--batch", type=int, default=8, help="images a step (default: 8)")
     add("--precisions", nargs="+", default=["32.32", "bf16.32"], choices=("32.32", "bf16.32"), help="default: both")
     add("--rounds", type=int, default=5, help="at most so many turns of each (default: 5)")
-    add("--budget-seconds", type=float, default=100.0, help="a precision, if a step of each fits (default: 100)")
+    add("--budget-seconds", type=float, default=60.0, help="a precision, if a step of each fits (default: 60)")
     add("--threads", type=int, default=0, help="threads of each contender (default: all cores)")
     add("--json", default="", metavar="FILE", help="write the figures there too")
     return parser.parse_args(argv)
