@@ -48,7 +48,7 @@ def _step_folder(path: Path) -> Path | None:
 def load_pretrained(config: Config, runtime: Runtime) -> List[str]:
     """Loads `config.pretrained_checkpoint` into a model with its initial weights; gives notes on what was left out.
 
-    A head for another number of classes stays as drawn; so does every other part only after a UserError.
+    A head for another number of classes stays as drawn. Raises UserError for any other parameter that does not fit.
     """
     found = find_pretrained(config.pretrained_checkpoint)
     wanted = model_shapes(config)
