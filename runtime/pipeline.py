@@ -20,7 +20,7 @@ from models.architecture import Architecture, architecture_of
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import VisionTransformer, build_model
 from runtime.base import StepResult
-from runtime.devices import pick_device, set_threads
+from runtime.devices import keep_freed_memory, pick_device, set_threads, yield_the_core_rarely
 from runtime.precision import autocast, precision_note
 from runtime.weight_update import WeightUpdate, backward_seed
 
@@ -63,6 +63,8 @@ class PipelineRuntime:
         self.config, self.placement, self.rank = config, placement, rank
         self.device = pick_device(config, local_rank)
         set_threads(config, default=1)
+        keep_freed_memory(self.device)
+        yield_the_core_rarely(self.device)
         self._connect()
         self.is_main = rank == 0
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
@@ -87,11 +89,11 @@ class PipelineRuntime:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=TIMEOUT)
         size, groups = self.placement.pipeline_size, self.placement.replica_groups
-        # Every process takes part in making every group, in the same order.
-        pipelines = [dist.new_group(list(range(g * size, (g + 1) * size))) for g in range(groups)]
-        stages = [dist.new_group([g * size + p for g in range(groups)]) for p in range(size)]
+        pipelines = _groups([range(g * size, (g + 1) * size) for g in range(groups)])
         self._pipeline_group = pipelines[self.placement.replica_group(self.rank)]
-        self._replica_group = stages[self.placement.pipeline_rank(self.rank)]
+        if groups > 1:
+            stages = _groups([range(p, groups * size, size) for p in range(size)])
+            self._replica_group = stages[self.placement.pipeline_rank(self.rank)]
 
     def _build_stages(self, arch: Architecture, batch_size: int) -> list[PipelineStage]:
         numbers = self._micro_batch_numbers()
@@ -265,6 +267,14 @@ class PipelineRuntime:
         # All leave together: a process that goes first makes the others' connections fail.
         dist.barrier()
         dist.destroy_process_group()
+
+
+def _groups(members: list[range]) -> list[Any]:
+    """A process group for each of these sets of ranks; every process calls this. One set is the world, whose group is there.
+
+    No more groups than are needed: each gloo group has a thread that wakes a hundred times a second.
+    """
+    return [dist.group.WORLD] if len(members) == 1 else [dist.new_group(list(ranks)) for ranks in members]
 
 
 def _example_input(

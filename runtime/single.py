@@ -12,7 +12,7 @@ from models.architecture import architecture_of
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import build_model
 from runtime.base import StepResult
-from runtime.devices import compile_blocks, pick_device, set_threads
+from runtime.devices import compile_blocks, keep_freed_memory, pick_device, set_threads
 from runtime.precision import autocast, precision_note
 from runtime.weight_update import WeightUpdate, backward_seed
 
@@ -35,6 +35,7 @@ class SingleRuntime:
         self.config = config
         self.device = pick_device(config)
         set_threads(config, default=num_cores)
+        keep_freed_memory(self.device)
         self.share = DataShare(replicas=tuple(range(config.replication_factor)))
         self.eval_batch_size = max(config.micro_batch_size, EVAL_BATCH_SIZE)
         self.notes = [note for note in (placement.folding(), precision_note(config.precision)) if note]
