@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional
 
 import torch
 
-from errors import UserError
+from errors import UserError, user_path
 from weights.tensor_files import open_indexed, sync_path, write_index, write_part
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Progress:
     samples_per_step: int = 0
     best_top1: Optional[float] = None
     best_step: Optional[int] = None
+    validated_step: Optional[int] = None  # the newest step that was validated
 
 
 def new_run_folder(config: Config) -> Optional[Path]:
@@ -41,7 +43,7 @@ def new_run_folder(config: Config) -> Optional[Path]:
     if config.checkpoint_output_dir == "":
         return None
     name = f"{_run_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(config.checkpoint_output_dir or Path("runs") / name)
+    folder = user_path(config.checkpoint_output_dir or f"runs/{name}")
     if (folder / "config.yaml").exists():
         raise UserError(
             f"checkpoint_output_dir = {folder} already holds a run, which would be overwritten.\n"
@@ -49,10 +51,17 @@ def new_run_folder(config: Config) -> Optional[Path]:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config.to_yaml())
+        write_config(folder, config)
     except OSError as error:
         raise UserError(f"checkpoint_output_dir = {folder} cannot be written ({error.strerror}).") from error
     return folder
+
+
+def write_config(run_folder: Path, config: Config) -> None:
+    """The config that a run goes by from now on, usable from any working folder."""
+    new = run_folder / ".config.yaml.new"
+    new.write_text(config.with_full_paths().to_yaml(), encoding="utf-8")
+    os.replace(new, run_folder / "config.yaml")
 
 
 def _run_name(config: Config) -> str:
@@ -62,9 +71,10 @@ def _run_name(config: Config) -> str:
 def find_run_to_resume(config: Config) -> Path:
     """The step folder that --resume goes on from: the newest of checkpoint_output_dir, or of this config's newest run."""
     if config.checkpoint_output_dir:
-        runs = [Path(config.checkpoint_output_dir)]
+        runs = [user_path(config.checkpoint_output_dir)]
     else:
-        runs = sorted(Path("runs").glob(f"{_run_name(config)}-*"), reverse=True)
+        dated = re.compile(re.escape(_run_name(config)) + r"-\d{8}-\d{6}")
+        runs = sorted((run for run in Path("runs").glob("*") if dated.fullmatch(run.name)), reverse=True)
     for run in runs:
         steps = saved_steps(run)
         if steps:
@@ -130,7 +140,8 @@ def restore(step_folder: Path, runtime: Runtime) -> Progress:
         if weights.shapes.get(name) != shape:
             raise UserError(
                 f"{step_folder} has {name} of shape {weights.shapes.get(name)}, the config makes it {shape}.\n"
-                "       Resume with the config that the run was started with (config.yaml in its folder)."
+                "       Resume with the config that the run was started with (config.yaml in its folder), or name another run\n"
+                "       with --checkpoint-output-dir."
             )
     runtime.load_weights(weights.read(names))
     state = open_indexed(step_folder, "optimizer")

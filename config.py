@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from config_checks import mismatches
 from config_files import choose_entry, config_text, find_config_file, parse_scalar, read_configs, shown_path
-from errors import UserError, nearest
+from errors import UserError, nearest, user_path
 from flags import flag_of, parse_flags
 
 RUN, MODEL, DATA, AUGMENT, BATCH, OPTIMISER, TRAINING, PLACES, IPU, OUTPUT = (
@@ -29,6 +29,8 @@ RUN, MODEL, DATA, AUGMENT, BATCH, OPTIMISER, TRAINING, PLACES, IPU, OUTPUT = (
     "checkpoints and reports",
 )
 RUNTIMES = ("single", "pipeline")
+TRAINING_GROUPS = (AUGMENT, OPTIMISER, TRAINING)
+ALSO_VALIDATION = {"compile", "eval_crop", "loss", "precision", "pretrained_checkpoint", "random_seed"}
 COMMANDS = {
     "pretrain": "Trains a ViT from scratch.",
     "finetune": "Fine-tunes a ViT from a checkpoint, or trains it from scratch where none is named.",
@@ -55,6 +57,11 @@ def _reads_files(config: Any, runtime: str) -> bool:
     return config.dataset not in ("digits", "generated") and not config.synthetic_data
 
 
+def _augments(config: Any, runtime: str) -> bool:
+    """Generated images come as the model takes them."""
+    return config.dataset != "generated" and not config.synthetic_data
+
+
 def _saves(config: Any, runtime: str) -> bool:
     return config.checkpoint_output_dir != ""
 
@@ -64,6 +71,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
     _given: FrozenSet[str] = PrivateAttr(default=frozenset())
+    _flags: FrozenSet[str] = PrivateAttr(default=frozenset())  # those of them that a flag sets
     _command: str = PrivateAttr(default="")
 
     config: str = key("", RUN, "name of the config to use, from the config file")
@@ -127,28 +135,30 @@ class Config(BaseModel):
         ge=0,
         lt=1,
     )
-    dataloader_workers: int = key(0, DATA, "loader processes (no more than cores are started)", ge=0)
+    dataloader_workers: int = key(0, DATA, "loader processes (no more than cores are started)", when=_reads_files, ge=0)
     prefetch_batches: int = key(
         2,
         DATA,
         "host batches that the loader processes together prepare ahead",
-        when=lambda c, r: c.dataloader_workers > 0,
+        when=lambda c, r: c.dataloader_workers > 0 and _reads_files(c, r),
         gt=0,
     )
     pin_memory: bool = key(True, DATA, "page-locked host batches, on GPUs")
 
     train_crop_scale: Optional[Tuple[float, float]] = key(
-        (0.05, 1.0), AUGMENT, "range of the share of the area that a random crop keeps; null: no crop"
+        (0.05, 1.0), AUGMENT, "range of the share of the area that a random crop keeps; null: no crop", when=_augments
     )
     eval_crop: float = key(
-        0.875, AUGMENT, "share of the short side that the centre crop keeps in evaluation", gt=0, le=1
+        0.875, AUGMENT, "share of the short side that the centre crop keeps in evaluation", when=_augments, gt=0, le=1
     )
-    horizontal_flip: bool = key(False, AUGMENT, "mirror half of the training images")
-    rotation: float = key(0.0, AUGMENT, "random rotation up to this many degrees", ge=0, le=180)
-    translate: float = key(0.0, AUGMENT, "random shift up to this share of the side", ge=0, le=1)
-    shear: float = key(0.0, AUGMENT, "random shear up to this many degrees", ge=0, lt=90)
-    zoom: float = key(0.0, AUGMENT, "random scale from 1 - zoom to 1 + zoom", ge=0, lt=1)
-    extra_aug: Optional[Literal["imagenet_policy"]] = key(None, AUGMENT, "AutoAugment's ImageNet policy")
+    horizontal_flip: bool = key(False, AUGMENT, "mirror half of the training images", when=_augments)
+    rotation: float = key(0.0, AUGMENT, "random rotation up to this many degrees", when=_augments, ge=0, le=180)
+    translate: float = key(0.0, AUGMENT, "random shift up to this share of the side", when=_augments, ge=0, le=1)
+    shear: float = key(0.0, AUGMENT, "random shear up to this many degrees", when=_augments, ge=0, lt=90)
+    zoom: float = key(0.0, AUGMENT, "random scale from 1 - zoom to 1 + zoom", when=_augments, ge=0, lt=1)
+    extra_aug: Optional[Literal["imagenet_policy"]] = key(
+        None, AUGMENT, "AutoAugment's ImageNet policy", when=_augments
+    )
     mixup: bool = key(False, AUGMENT, "mix each image with its neighbour in the micro-batch")
     alpha: Optional[float] = key(
         None, AUGMENT, "mixup weights are drawn from Beta(alpha, alpha)", when=lambda c, r: c.mixup, gt=0
@@ -221,9 +231,7 @@ class Config(BaseModel):
     keep_best: bool = key(
         True, OUTPUT, "also save the best validated step", when=lambda c, r: _saves(c, r) and c.validation_epochs > 0
     )
-    run_name: Optional[str] = key(
-        None, OUTPUT, "name of the run in its folder's name and reports; default the config's"
-    )
+    run_name: Optional[str] = key(None, OUTPUT, "name of the run in its folder's name and in W&B; default the config's")
     wandb: bool = key(False, OUTPUT, "report to Weights & Biases")
     wandb_project_name: str = key("torch-vit", OUTPUT, "its project", when=lambda c, r: c.wandb)
     wandb_run_name: Optional[str] = key(None, OUTPUT, "its run name; default run_name", when=lambda c, r: c.wandb)
@@ -236,6 +244,11 @@ class Config(BaseModel):
     @property
     def command(self) -> str:
         return self._command
+
+    @property
+    def trains(self) -> bool:
+        """Whether the command trains (or shows how it would), rather than only evaluates."""
+        return self._command != "validation"
 
     @property
     def given(self) -> FrozenSet[str]:
@@ -274,13 +287,24 @@ class Config(BaseModel):
         Those that say the default and switch something off (`byteio: false`) ask for nothing and are left out.
         """
         asking = [name for name in KEYS if name in self._given and not self._asks_for_nothing(name)]
-        return [name for name in asking if not self._has_effect(name, runtime)]
+        unused = [name for name in asking if not self._has_effect(name, runtime)]
+        if self.trains:
+            return unused
+        # Configs for validation share their training keys with others; a flag is meant.
+        idle = {name for name in self._flags if KEYS[name].group in TRAINING_GROUPS and name not in ALSO_VALIDATION}
+        return [name for name in asking if name in idle.union(unused)]
 
     def to_yaml(self) -> str:
         """A file for --config-file with this config alone: all keys but the defaults that no runtime here uses."""
         values = self.model_dump(mode="json", exclude={*FLAG_ONLY, "resume_training_from_checkpoint"})
         used = {name for name in values for runtime in RUNTIMES if self._has_effect(name, runtime)}
         return config_text(self.config, {name: values[name] for name in values if name in used | self._given})
+
+    def with_full_paths(self) -> Config:
+        """The same, with the data set's path as it is seen from anywhere."""
+        if self.dataset_path is None:
+            return self
+        return self.model_copy(update={"dataset_path": str(user_path(self.dataset_path).absolute())})
 
     def _has_effect(self, name: str, runtime: str) -> bool:
         when = KEYS[name].when
@@ -387,6 +411,7 @@ def load_config(command: str, argv: Optional[Sequence[str]] = None) -> Config:
     except ValidationError as error:
         raise _explained(error, origins) from None
     config._given = frozenset(values) - FLAG_ONLY
+    config._flags = frozenset(flags) - FLAG_ONLY
     config._command = command
     for mismatch in mismatches(config):
         places = sorted({origins[key_name] for key_name in mismatch.keys if key_name in origins}, reverse=True)
@@ -442,7 +467,7 @@ def _explained(error: ValidationError, origins: Dict[str, str]) -> UserError:
     }
     wanted = limits[first["type"]].format(**first["ctx"]) if first["type"] in limits else info.wanted
     hint = nearest(str(value), info.choices)
-    shown = value if isinstance(value, str) and value else repr(value)
+    shown = value if isinstance(value, str) and value else repr(list(value) if isinstance(value, tuple) else value)
     return UserError(
         f"{name} = {shown}: it must be {wanted}.{hint}\n"
         f"       {origins.get(name, 'by default')}. What it is: {info.meaning}."

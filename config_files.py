@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import yaml
 
-from errors import UserError, nearest
+from errors import UserError, nearest, user_path
 
 FILE_NAMES = ("configs.yaml", "configs.yml")
 SCRIPTS_FOLDER = Path(__file__).resolve().parent
@@ -28,18 +28,19 @@ class ConfigLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-ConfigLoader.add_implicit_resolver(
+_FLOAT = (
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
+ConfigLoader.add_implicit_resolver(*_FLOAT)
 
 
 def parse_scalar(text: str) -> Any:
     """A flag's value as YAML reads it: "3" is an int, "1e-6" a float, "null" None; what is no YAML stays text."""
     try:
         value = yaml.load(text, Loader=ConfigLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: no such date, a number without digits or with too many
         return text
     return value if isinstance(value, (int, float, bool)) or value is None else text
 
@@ -47,7 +48,7 @@ def parse_scalar(text: str) -> Any:
 def find_config_file(named: Optional[str]) -> Path:
     """--config-file, else configs.yaml or configs.yml of the working directory, else the one beside the scripts."""
     if named is not None:
-        return Path(named).expanduser()
+        return user_path(named)
     for folder in (Path.cwd(), SCRIPTS_FOLDER):
         for name in FILE_NAMES:
             if (folder / name).is_file():
@@ -63,7 +64,7 @@ def read_configs(path: Path) -> Dict[str, Dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"config file {shown} cannot be read ({reason}). Name one with --config-file.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"config file {shown} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"config file {shown} holds no configs. {FORM}")
@@ -111,15 +112,16 @@ def _elsewhere(name: str, path: Path) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """The safe dumper, with lists on one line."""
+    """The safe dumper, with lists on one line, and quotes around text that the loader would take for a number."""
 
 
+_Dumper.add_implicit_resolver(*_FLOAT)
 _Dumper.add_representer(
     list, lambda dumper, items: dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
 )
 
 
-def _one_line(error: yaml.YAMLError) -> str:
+def _one_line(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
     return f"{getattr(error, 'problem', None) or error}{where}. Correct it there."

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+from pathlib import Path
 from typing import Iterable
 
 
@@ -14,3 +16,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `names`, or an empty string where none is close."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def user_path(path: str) -> Path:
+    """A path as a user gives it, with `~` for a home folder (one that does not exist stays as it is)."""
+    return Path(os.path.expanduser(path))

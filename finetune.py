@@ -32,7 +32,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     starts_from_weights = bool(config.pretrained_checkpoint) and not config.resume_training_from_checkpoint
     if starts_from_weights:
-        find_pretrained(config.pretrained_checkpoint)  # before a run folder is made for nothing
+        find_pretrained(config)  # before a run folder is made for nothing
     run = prepare_run(config, placement)
     if starts_from_weights:
         run.note(*load_pretrained(config, run.runtime))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from typing import Any, Dict, List, NoReturn, Optional, Sequence
 
@@ -11,6 +12,7 @@ from errors import UserError, nearest
 
 TRUE_WORDS = ("true", "t", "1", "yes", "y")
 FALSE_WORDS = ("false", "f", "0", "no", "n")
+NEGATIVE_EXPONENT = re.compile(r"-[0-9.]+[eE][-+]?[0-9]+")
 NO_VALUE = ("null", "none")
 ALIASES = {"resume": "resume_training_from_checkpoint"}
 
@@ -64,9 +66,9 @@ def _build_parser(command: str, description: str, keys: Dict[str, Any]) -> argpa
 
 
 def _with_hyphens(word: str) -> str:
-    """--drop_path_rate=0.1 -> --drop-path-rate=0.1"""
+    """--drop_path_rate=0.1 -> --drop-path-rate=0.1; and a blank before -1e-3, which argparse would take for a flag."""
     if not word.startswith("--"):
-        return word
+        return f" {word}" if NEGATIVE_EXPONENT.fullmatch(word) else word
     name, equals, value = word.partition("=")
     return name.replace("_", "-") + equals + value
 

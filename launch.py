@@ -6,6 +6,7 @@ Under a launcher (`torchrun`, `poprun`: WORLD_SIZE is set) a command is one of i
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ from machine import world_size
 from placement import Placement, place
 
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
+OBEY_SECONDS = 10.0  # how long the others may take to end after one has obeyed a signal, or after a second signal
 EXIT_USER_ERROR = 2
 
 
@@ -33,9 +35,20 @@ def run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: Opti
     return guarded(lambda: _run(command, main, argv), debug="--debug" in argv)
 
 
+def _check_environment() -> None:
+    """Raises UserError where this Python lacks what the commands need: the usual cause is an environment not activated."""
+    missing = [name for name in ("yaml", "pydantic", "torch") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"this Python ({sys.executable}) has no {missing[0]}.\n"
+            "       Use the project's: `make setup` once, then `source .venv/bin/activate` (or type .venv/bin/python for python)."
+        )
+
+
 def guarded(action: Callable[[], int], debug: bool = False) -> int:
     """Calls `action`; a UserError becomes one message and exit code 2."""
     try:
+        _check_environment()
         return action()
     except UserError as error:
         if debug:
@@ -73,15 +86,21 @@ def run_workers(command: str, argv: List[str], placement: Placement, threads: in
     os.environ.update({name: value for name, value in shared.items() if name.endswith("_NUM_THREADS")})
     context = get_context("forkserver")
     context.set_forkserver_preload(["errors", "training", "dataset.loader", "runtime.pipeline"])
-    workers, pipes = [], []
-    for index in range(num_workers):
-        receiver, sender = context.Pipe(duplex=False)
-        environment = {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}
-        worker = context.Process(target=_worker, args=(command, argv, environment, sender), name=f"rank {index}")
-        worker.start()
-        sender.close()
-        workers.append(worker)
-        pipes.append(receiver)
+    workers: List[Any] = []
+    pipes: List[Any] = []
+    try:
+        for index in range(num_workers):
+            receiver, sender = context.Pipe(duplex=False)
+            environment = {**shared, "RANK": str(index), "LOCAL_RANK": str(index)}
+            worker = context.Process(target=_worker, args=(command, argv, environment, sender), name=f"rank {index}")
+            worker.start()
+            sender.close()
+            workers.append(worker)
+            pipes.append(receiver)
+    except BaseException:
+        for worker in workers:  # they would wait for those that never came
+            worker.kill()
+        raise
     return _Crew(workers, pipes, placement, debug).wait()
 
 
@@ -133,6 +152,7 @@ class _Crew:
         self.placement, self.debug = placement, debug
         self.reports: Dict[int, Any] = {}
         self.forwarded = 0  # the last signal that was passed on
+        self.deadline: Optional[float] = None  # when workers that have not obeyed it are ended
         self.died: List[int] = []  # workers that a signal ended before we ended the rest
 
     def wait(self) -> int:
@@ -141,6 +161,7 @@ class _Crew:
         try:
             failed = self._first_failure()
             if failed is None:
+                self._kill_and_join()  # none is left, but for those past the deadline
                 codes = [worker.exitcode for worker in self.workers]
                 return 128 + self.forwarded if min(codes) < 0 else max(codes)
             self._end_the_rest()
@@ -150,6 +171,8 @@ class _Crew:
                 signal.signal(number, handler)
 
     def _forward(self, number: int, frame: Any) -> None:
+        if self.forwarded:
+            self._set_deadline()  # told twice
         self.forwarded = number
         for worker in self.workers:
             if worker.is_alive():
@@ -159,7 +182,11 @@ class _Crew:
         """Index of a worker that failed, or None when all ended well (0, or after a signal that all obeyed)."""
         alive = dict(enumerate(self.workers))
         while alive:
-            connection.wait([worker.sentinel for worker in alive.values()] + self._open_pipes())
+            # A signal's handler may set the deadline during the wait: look once a second.
+            rest = 1.0 if self.deadline is None else self.deadline - time.monotonic()
+            if rest <= 0:
+                return None
+            connection.wait([worker.sentinel for worker in alive.values()] + self._open_pipes(), timeout=rest)
             self._collect_reports()
             for index in [index for index, worker in alive.items() if not worker.is_alive()]:
                 code = alive.pop(index).exitcode
@@ -167,7 +194,13 @@ class _Crew:
                 obeyed = self.forwarded and code == -self.forwarded
                 if not obeyed and code not in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
                     return index
+                if self.forwarded:
+                    # One that still waits for others to join does not hear the signal. In training all end together.
+                    self._set_deadline()
         return None
+
+    def _set_deadline(self) -> None:
+        self.deadline = self.deadline or time.monotonic() + OBEY_SECONDS
 
     def _open_pipes(self) -> List[Any]:
         return [pipe for pipe in self.pipes if not pipe.closed]
@@ -186,6 +219,9 @@ class _Crew:
             worker.join(max(0.0, deadline - time.monotonic()))
         self._collect_reports()
         self.died = [index for index, worker in enumerate(self.workers) if (worker.exitcode or 0) < 0]
+        self._kill_and_join()
+
+    def _kill_and_join(self) -> None:
         for worker in self.workers:
             if worker.is_alive():
                 worker.kill()

@@ -27,6 +27,12 @@ def world_size() -> Optional[int]:
     return int(value) if value else None
 
 
+def local_world_size() -> Optional[int]:
+    """Number of those processes on this host, or None without a launcher."""
+    value = os.environ.get("LOCAL_WORLD_SIZE")
+    return int(value) if value else None
+
+
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 

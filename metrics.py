@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from models.losses import classification_loss
 
 TOP_K = 5
 
@@ -26,10 +27,13 @@ def empty_totals() -> Tensor:
     return torch.zeros(4, dtype=torch.float64)
 
 
-def batch_totals(logits: Tensor, labels: Tensor, num_valid: int) -> Tensor:
-    """Totals of a padded batch: logits [B, K], labels [B], of which the first `num_valid` rows count."""
+def batch_totals(logits: Tensor, labels: Tensor, num_valid: int, loss_kind: str = "CELoss") -> Tensor:
+    """Totals of a padded batch: logits [B, K], labels [B], of which the first `num_valid` rows count.
+
+    The loss is the one trained with, but without label smoothing.
+    """
     logits, labels = logits[:num_valid].float(), labels[:num_valid]
-    loss = F.cross_entropy(logits, labels, reduction="sum") if num_valid else torch.zeros(())
+    loss = num_valid * classification_loss(logits, labels.unsqueeze(1), loss_kind) if num_valid else torch.zeros(())
     ranking = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
     hits = ranking == labels.unsqueeze(1)
     sums = [float(loss), float(hits[:, :1].sum()), float(hits.sum()), float(num_valid)]

@@ -75,8 +75,11 @@ def load_optimizer_state(
     for full_name, value in state.items():
         name, key = full_name.rsplit(".", 1)
         by_parameter.setdefault(name, {})[key] = value
+    # Step counters stay on the CPU, except under torch's fused optimisers, which want them beside the weights.
+    is_fused = any(group.get("fused") for group in optimizer.param_groups)
     for name, parameter in parameters.items():
+        device = parameter.device
         optimizer.state[parameter] = {
-            key: value.clone() if value.dim() == 0 else value.to(parameter.device, copy=True)
+            key: value.to(device if is_fused or value.dim() else "cpu", copy=True)
             for key, value in by_parameter.get(name, {}).items()
         }

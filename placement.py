@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from errors import UserError
-from machine import num_cores, num_gpus, world_size
+from machine import local_world_size, num_cores, num_gpus, world_size
 from models.stages import Stage, fold_stages, plan_stages
 
 if TYPE_CHECKING:
@@ -80,7 +80,14 @@ def place(config: Config) -> Placement:
         if world is not None and world > 1:
             raise UserError(f"runtime = single is one process, but {world} were started. Use --runtime pipeline.")
         return place_single(config)
-    return place_pipeline(config, world or config.num_processes or None, gpus, num_cores())
+    placement = place_pipeline(config, world or config.num_processes or None, gpus, num_cores())
+    here = local_world_size() or placement.num_processes
+    if 0 < gpus < here:
+        raise UserError(
+            f"{here} processes on a machine with {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own.\n"
+            f"       Start {gpus} or fewer, or use --device cpu."
+        )
+    return place_single(config) if config.runtime == "auto" and placement.num_processes == 1 else placement
 
 
 def resolve_runtime(runtime: str, gpus: int, world: Optional[int]) -> str:
@@ -107,9 +114,7 @@ def place_pipeline(config: Config, num_processes: Optional[int], num_devices: in
     if num_processes is not None:
         pipeline_size, groups = _split_exactly(config, len(stages), num_processes)
     else:
-        pipeline_size = _pipeline_size(config, len(stages), num_devices or len(stages))
-        room = max(1, (num_devices or cores) // pipeline_size)
-        groups = max(n for n in _divisors(config.replication_factor) if n <= room)
+        pipeline_size, groups = _split_as_planned(config, len(stages), num_devices or len(stages), num_devices or cores)
     num_parts = len(stages) if config.schedule == "interleaved" else pipeline_size
     placement = Placement(
         "pipeline", tuple(fold_stages(stages, num_parts)), pipeline_size, groups, config.replication_factor, len(stages)
@@ -129,11 +134,24 @@ def _pipeline_sizes(config: Config, num_stages: int) -> List[int]:
     return list(range(1, num_stages + 1))
 
 
-def _pipeline_size(config: Config, num_stages: int, limit: int) -> int:
-    sizes = [n for n in _pipeline_sizes(config, num_stages) if n <= limit]
-    if not sizes:
-        raise _interleaved_error(num_stages)
-    return sizes[-1]
+def _has_enough_micro_batches(config: Config, size: int, groups: int) -> bool:
+    """Whether every one of `size` stages can have a micro-batch of a weight update in it, as the schedules demand.
+
+    Evaluation brings micro-batches of its own; interleaved schedules have a rule of their own.
+    """
+    if config.schedule == "interleaved" or not config.trains:
+        return True
+    return config.gradient_accumulation * config.replication_factor // groups >= size
+
+
+def _split_as_planned(config: Config, num_stages: int, max_size: int, max_processes: int) -> Tuple[int, int]:
+    """(processes a replica, replica groups): as long a pipeline as can be, then as many replicas side by side."""
+    for size in reversed([n for n in _pipeline_sizes(config, num_stages) if n <= max_size]):
+        room = max(1, max_processes // size)
+        for groups in reversed([n for n in _divisors(config.replication_factor) if n <= room]):
+            if _has_enough_micro_batches(config, size, groups):
+                return size, groups
+    raise _interleaved_error(num_stages)
 
 
 def _split_exactly(config: Config, num_stages: int, num_processes: int) -> Tuple[int, int]:
@@ -143,13 +161,22 @@ def _split_exactly(config: Config, num_stages: int, num_processes: int) -> Tuple
         raise _interleaved_error(num_stages)
     for size in reversed(sizes):
         groups, rest = divmod(num_processes, size)
-        if groups and not rest and config.replication_factor % groups == 0:
+        fits = groups and not rest and config.replication_factor % groups == 0
+        if fits and _has_enough_micro_batches(config, size, groups):
             return size, groups
-    usable = sorted({size * n for size in sizes for n in _divisors(config.replication_factor)})
+    usable = sorted(
+        {
+            size * groups
+            for size in sizes
+            for groups in _divisors(config.replication_factor)
+            if _has_enough_micro_batches(config, size, groups)
+        }
+    )
     raise UserError(
-        f"{num_processes} processes cannot share {num_stages} stages x replication_factor = {config.replication_factor}.\n"
+        f"{num_processes} processes cannot share {num_stages} stages x replication_factor = {config.replication_factor} "
+        f"with gradient_accumulation = {config.gradient_accumulation}.\n"
         f'       In config "{config.config}". Start one of {", ".join(map(str, usable))} processes, '
-        "or change layers_per_ipu or replication_factor."
+        "or change layers_per_ipu, replication_factor or gradient_accumulation."
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import checkpoint
 from allocation import allocation_table
@@ -39,7 +42,11 @@ def prepare_run(config: Config, placement: Placement) -> Run:
         reporters = build_reporters(
             config, str(folder) if folder else None, number_of_steps(config, train.steps_per_epoch), progress.step
         )
-    run = Run(config, runtime, train, validation, reporters, folder, progress, _next_command(folder))
+    run = Run(config, runtime, train, validation, reporters, folder, progress, *_commands(config, folder))
+    if progress.step >= run.num_steps:
+        notes.append(
+            f"the run has all its {run.num_steps:,} steps already; a larger --epochs or --training-steps goes on"
+        )
     run.note(*notes)
     return run
 
@@ -70,22 +77,31 @@ def data_notes(config: Config, train: TrainLoader, validation: Optional[EvalLoad
     notes = []
     if train.dropped:
         notes.append(
-            f"each epoch leaves {train.dropped:,} images out: {train.steps_per_epoch:,} whole host steps of "
-            f"{config.samples_per_step:,} (others every epoch)"
+            f"each epoch leaves {train.dropped:,} images out, others every time: it makes {train.steps_per_epoch:,} whole host "
+            f"step{'s' * (train.steps_per_epoch > 1)} of {config.samples_per_step:,}"
         )
     if validation is None and config.validation_epochs:
-        notes.append("no validation set found: the run is not validated")
+        notes.append(
+            "no validation set found: the run is not validated (--validation-split 0.2 would hold a share out)"
+        )
+    num_steps = number_of_steps(config, train.steps_per_epoch)
+    if config.warmup_steps >= num_steps:
+        notes.append(
+            f"warmup_steps = {config.warmup_steps:,}: the learning rate rises through all {num_steps:,} steps of the run"
+        )
     return notes
 
 
 def _folder_and_progress(
     config: Config, runtime: Runtime, train: TrainLoader, notes: List[str]
-) -> tuple[Optional[Path], Progress]:
+) -> Tuple[Optional[Path], Progress]:
     """A resumed run's folder and state, or a new folder and the starting weights."""
     if config.resume_training_from_checkpoint:
         step_folder = Path(runtime.from_main(str(checkpoint.find_run_to_resume(config)) if runtime.is_main else None))
         progress = checkpoint.restore(step_folder, runtime)
         _check_same_steps(progress, train, config, step_folder)
+        if runtime.is_main:
+            checkpoint.write_config(step_folder.parent, config)
         notes.append(f"resumed after step {progress.step} from {step_folder}")
         return step_folder.parent, progress
     folder = runtime.from_main(checkpoint.new_run_folder(config) if runtime.is_main else None)
@@ -102,7 +118,20 @@ def _check_same_steps(progress: Progress, train: TrainLoader, config: Config, st
         )
 
 
-def _next_command(folder: Optional[Path]) -> Optional[str]:
+def _commands(config: Config, folder: Optional[Path]) -> Tuple[Optional[str], Optional[str]]:
+    """What to type next, from the working folder: to validate the run, and to go on with it where it was stopped."""
     if folder is None:
-        return None
-    return f"python validation.py --config-file {folder}/config.yaml --pretrained-checkpoint {folder}/best"
+        return None, None
+    python = sys.executable
+    if shutil.which("python") == python:
+        python = "python"
+    elif Path.cwd() in Path(python).parents:
+        python = os.path.relpath(python)
+
+    def command(name: str, *flags: str) -> str:
+        script = Path(__file__).with_name(f"{name}.py")
+        shown = script.name if script.parent == Path.cwd() else str(script)
+        return " ".join([python, shown, f"--config-file {folder}/config.yaml", *flags])
+
+    resume = command(config.command, f"--checkpoint-output-dir {folder}", "--resume")
+    return command("validation", f"--pretrained-checkpoint {folder}"), resume

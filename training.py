@@ -41,6 +41,7 @@ class Run:
     folder: Optional[Path]
     progress: Progress
     next_command: Optional[str] = None
+    resume_command: Optional[str] = None
 
     @property
     def num_steps(self) -> int:
@@ -105,10 +106,22 @@ class Stopwatch:
 
 def fit(run: Run) -> int:
     """Trains to the end, or until a signal or a non-finite gradient stops the run. Returns the exit code."""
+    try:
+        return _fit(run)
+    finally:
+        for reporter in run.reporters:  # after an error, too: the terminal's cursor comes back, events get written
+            reporter.close()
+
+
+def _fit(run: Run) -> int:
     config, progress = run.config, run.progress
     watch = Stopwatch()
     code = 0
     with StopSignal() as stop:
+        if progress.step and progress.validated_step != progress.step:
+            _save_if_due(
+                run, _validate_if_due(run, last=False), last=False
+            )  # a signal came between step and validation
         for batch, wait in _timed(_host_batches(run)):
             begun = time.perf_counter()
             learning_rate = learning_rate_of(config, progress.step, run.num_steps)
@@ -128,9 +141,9 @@ def fit(run: Run) -> int:
 
 
 def evaluate(
-    runtime: Runtime, loader: EvalLoader, progressed: Optional[Callable[[int], None]] = None
+    runtime: Runtime, loader: EvalLoader, loss_kind: str, progressed: Optional[Callable[[int], None]] = None
 ) -> metrics.EvalResult:
-    """Loss, top-1 and top-5 over every sample of the loader's set, once; the same result in every process.
+    """Loss (the config's `loss`), top-1 and top-5 over every sample of the loader's set, once; the same in every process.
 
     `progressed` is called with the number of samples that this process has gone through, batch by batch.
     """
@@ -138,7 +151,7 @@ def evaluate(
     for batch in loader:
         logits = runtime.predict(batch.images)
         if logits is not None and batch.targets is not None:
-            totals += metrics.batch_totals(logits, batch.targets, batch.num_valid)
+            totals += metrics.batch_totals(logits, batch.targets, batch.num_valid, loss_kind)
         if progressed is not None:
             progressed(batch.num_valid)
     return metrics.result_of(runtime.sum_totals(totals))
@@ -212,7 +225,8 @@ def _validate_if_due(run: Run, last: bool) -> bool:
     if progress.step % (every * run.train.steps_per_epoch) and not at_end:
         return False
     begun = time.perf_counter()
-    result = evaluate(run.runtime, run.validation)
+    result = evaluate(run.runtime, run.validation, run.config.loss)
+    progress.validated_step = progress.step
     is_best = progress.best_top1 is None or result.top1 > progress.best_top1
     if is_best:
         progress.best_top1, progress.best_step = result.top1, progress.step
@@ -250,9 +264,8 @@ def _finish(run: Run, watch: Stopwatch, code: int) -> None:
         best_top1=run.progress.best_top1,
         best_step=run.progress.best_step,
         run_folder=str(run.folder) if run.folder else None,
-        next_command=run.next_command,
+        next_command=run.resume_command if interrupted else run.next_command,
         interrupted=interrupted,
     )
     for reporter in run.reporters:
         reporter.finished(summary)
-        reporter.close()

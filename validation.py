@@ -9,6 +9,7 @@ Starts a local process for every pipeline stage that the config plans. `--help` 
 from __future__ import annotations
 
 import sys
+import time
 from typing import Optional, Sequence
 
 import launch
@@ -29,13 +30,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         raise UserError("validation.py needs weights: name a run or step folder with --pretrained-checkpoint.")
 
     from dataset.registry import open_source
+    from reporting.base import ValidationRecord
+    from reporting.build import build_wandb
     from reporting.evaluation import EvaluationProgress
     from run_setup import evaluation_loader, opening_notes
     from runtime.build import build_runtime
     from training import evaluate
     from weights.pretrained import find_pretrained, load_pretrained
 
-    find_pretrained(config.pretrained_checkpoint)  # before data is looked for and workers join
+    find_pretrained(config)  # before data is looked for and workers join
     source = open_source(config, "validation")
     if source is None:
         raise UserError(f"dataset = {config.dataset} has no validation images at dataset_path = {config.dataset_path}.")
@@ -45,8 +48,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     notes += load_pretrained(config, runtime)
     with EvaluationProgress(len(source) // runtime.eval_num_shares, shown=runtime.is_main) as progress:
         progress.note(*notes)
-        result = evaluate(runtime, loader, progress.advance)
-        progress.finish(result.loss, result.top1, result.top5, result.num_samples)
+        begun = time.perf_counter()
+        result = evaluate(runtime, loader, config.loss, progress.advance)
+        record = ValidationRecord(
+            0, 0.0, result.loss, result.top1, result.top5, result.num_samples, time.perf_counter() - begun
+        )
+        progress.finish(record)
+        for reporter in build_wandb(config, None, progress.note) if runtime.is_main else []:
+            reporter.validated(record)
+            reporter.close()
     runtime.close()
     return 0
 

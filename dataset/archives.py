@@ -38,9 +38,10 @@ class Archive(NamedTuple):
 
 def find_archive(root: Path, folder: str, archive: str) -> Optional[Archive]:
     """The extracted `folder` in `root`, or `root` itself if that is its name, else the `archive` file, else None."""
-    for path in (root / folder, root):
-        if path.is_dir() and path.resolve().name == folder:
-            return Archive(path, folder)
+    if (root / folder).is_dir():
+        return Archive(root / folder, folder)
+    if root.is_dir() and root.resolve().name == folder:
+        return Archive(root, folder)
     return Archive(root / archive, folder) if (root / archive).is_file() else None
 
 

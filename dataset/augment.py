@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Sequence, Tuple
 
 import torch
@@ -95,8 +96,12 @@ def transforms_v2() -> Any:
 def _crop(config: Config) -> Step:
     size = config.image_size
     if config.train_crop_scale is None:
-        return lambda image, draw: centre_crop(resize_short_side(image, size), size)
+        return partial(_centre, size=size)
     return _seeded(transforms_v2().RandomResizedCrop(size, scale=tuple(config.train_crop_scale), antialias=True))
+
+
+def _centre(image: Tensor, draw: random.Random, size: int) -> Tensor:
+    return centre_crop(resize_short_side(image, size), size)
 
 
 def _flip(image: Tensor, draw: random.Random) -> Tensor:
@@ -110,12 +115,12 @@ def _imagenet_policy() -> Step:
 
 def _seeded(transform: Callable[[Tensor], Tensor]) -> Step:
     """A torchvision transform whose draws come from the image's seed."""
+    return partial(_with_seed, transform=transform)
 
-    def step(image: Tensor, draw: random.Random) -> Tensor:
-        with _default_generator(draw.getrandbits(63)):
-            return transform(image)
 
-    return step
+def _with_seed(image: Tensor, draw: random.Random, transform: Callable[[Tensor], Tensor]) -> Tensor:
+    with _default_generator(draw.getrandbits(63)):
+        return transform(image)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Dict, NamedTuple, Tuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 from dataset.archives import find_archive
 from dataset.download import download_cifar
 from dataset.safe_pickle import load_pickle
-from errors import UserError
+from errors import UserError, user_path
 
 if TYPE_CHECKING:
     from config import Config
@@ -82,7 +81,7 @@ def open_cifar(config: Config, split: str) -> Cifar:
             f"dataset = {config.dataset} needs dataset_path, the folder with {layout.folder}/ or {layout.archive}.\n"
             f"       Where it holds neither, {layout.archive} is downloaded into it: --dataset-path data/{config.dataset}"
         )
-    root = Path(config.dataset_path).expanduser()
+    root = user_path(config.dataset_path)
     archive = find_archive(root, layout.folder, layout.archive)
     if archive is None:
         download_cifar(config.dataset, root, layout.folder, layout.archive)

@@ -51,6 +51,8 @@ def _eight_bits(image: Image) -> Image:
     """Modes that `convert` would clip or warn of, in one that it converts faithfully."""
     from PIL import Image as PillowImage
 
+    if image.mode == "F":
+        raise ValueError("its pixels are fractions, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits, also where Pillow opens them as 32
         return PillowImage.fromarray((np.asarray(image).clip(0, 65535) / 257 + 0.5).astype(np.uint8))
     return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image

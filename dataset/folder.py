@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from dataset.decode import decode_file
-from errors import UserError, nearest
+from errors import UserError, nearest, user_path
 
 if TYPE_CHECKING:
     from config import Config
@@ -64,7 +64,7 @@ def open_folder(config: Config, split: str) -> Optional[ImageFolder]:
             f"dataset = {config.dataset} needs dataset_path, the folder with train/ and validation/ in it: "
             "--dataset-path FOLDER"
         )
-    root = Path(config.dataset_path).expanduser()
+    root = user_path(config.dataset_path)
     if not root.is_dir():
         raise UserError(
             f"dataset_path = {config.dataset_path} is not a folder ({root.absolute()}).\n"
@@ -99,7 +99,14 @@ def _class_names(folder: Path) -> List[str]:
 
 def _image_files(folder: Path) -> Iterator[str]:
     """Paths of image files anywhere below `folder`, relative to it."""
-    for path, _, files in os.walk(folder, followlinks=True):
+    seen = set()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:  # a link to a folder above, or a second one to the same
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(path, folder)
         for file in files:
             if file.lower().endswith(SUFFIXES) and not file.startswith("."):
@@ -129,5 +136,6 @@ def _no_train_folder(root: Path) -> str:
     there = f"it holds {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else "it holds no folders"
     return (
         f"dataset_path = {root} has no train/ folder; {there}.\n"
-        "       Expected: train/<class name>/image files, and validation/ or val/ alike."
+        "       Expected: train/<class name>/image files, and validation/ or val/ alike. If these are the class folders, move\n"
+        "       them into train/, and hold a share out with --validation-split 0.2."
     )

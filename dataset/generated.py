@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from config import Config
 
 NUM_OFFSETS = 1 << 22
+FEW = 64
 
 
 class Generated:
@@ -45,6 +46,8 @@ class Generated:
 
 
 def open_generated(config: Config, split: str) -> Generated:
-    """`iterations` host steps to train on, one to validate."""
-    num_steps = config.iterations if split == "train" else 1
-    return Generated(config, split, config.samples_per_step * num_steps)
+    """`iterations` host steps to train on, or to validate where that is the command; else a few images to validate."""
+    num_samples = config.samples_per_step * config.iterations
+    if split == "validation" and config.trains:
+        num_samples = min(config.samples_per_step, FEW)  # nothing to learn there, and it comes after every epoch
+    return Generated(config, split, num_samples)

@@ -125,7 +125,11 @@ class EvalLoader:
 def _too_few(num_samples: int, config: Config) -> str:
     factors = ("micro_batch_size", "gradient_accumulation", "replication_factor", "device_iterations")
     product = " x ".join(f"{name} {getattr(config, name)}" for name in factors)
+    micro_batch = max(1, min(config.micro_batch_size, num_samples // 2))
+    flags = f"--micro-batch-size {micro_batch} --gradient-accumulation 1"
+    for name in ("replication_factor", "device_iterations"):
+        flags += f" --{name.replace('_', '-')} 1" if getattr(config, name) > 1 else ""
     return (
         f"the training set has {num_samples:,} images, but one host step takes {config.samples_per_step:,}: {product}.\n"
-        "       Lower gradient_accumulation, or another of these, until their product is no larger than the set."
+        f"       Lower these until their product is no larger than the set, e.g. {flags}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Callable, List, Optional
 
 from reporting.base import Reporter
 from reporting.best_effort import BestEffort
@@ -30,8 +30,13 @@ def build_reporters(config: Config, run_folder: Optional[str], num_steps: int, r
         events = partial(TensorBoardReporter, folder / "tensorboard", resumed_step)
         reporters.append(BestEffort("metrics.jsonl", metrics, console.note))
         reporters.append(BestEffort("TensorBoard files", events, console.note))
-    if config.wandb:
-        settings = config.model_dump(mode="json")
-        run = partial(WandbReporter, config.wandb_project_name, config.wandb_run_name, settings, run_folder or None)
-        reporters.append(BestEffort("Weights & Biases", run, console.note))
-    return reporters
+    return reporters + build_wandb(config, run_folder, console.note)
+
+
+def build_wandb(config: Config, run_folder: Optional[str], note: Callable[[str], None]) -> List[Reporter]:
+    """The reporter to Weights & Biases, if the config asks for it."""
+    if not config.wandb:
+        return []
+    settings, name = config.model_dump(mode="json"), config.wandb_run_name or config.run_name
+    run = partial(WandbReporter, config.wandb_project_name, name, settings, run_folder or None)
+    return [BestEffort("Weights & Biases", run, note)]

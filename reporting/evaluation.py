@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Optional
 
+from reporting.base import ValidationRecord
 from reporting.console import is_terminal
 
 
@@ -33,14 +34,14 @@ class EvaluationProgress:
                 self._bar = _open_bar(self._num_samples)
             self._bar.update(self._bar.task_ids[0], advance=num_samples, refresh=True)
 
-    def finish(self, loss: float, top1: float, top5: float, num_samples: int) -> None:
+    def finish(self, record: ValidationRecord) -> None:
         self._close_bar()
         self.note(
             "Validation Results",
-            f"Valid Loss: {loss:.5f}",
-            f"Valid Accuracy: {top1:.5f}",
-            f"Valid Top5: {top5:.5f}",
-            f"Number of samples: {num_samples}",
+            f"Valid Loss: {record.loss:.5f}",
+            f"Valid Accuracy: {record.top1:.5f}",
+            f"Valid Top5: {record.top5:.5f}",
+            f"Number of samples: {record.num_samples}",
         )
 
     def _close_bar(self) -> None:

@@ -58,7 +58,7 @@ def yield_the_core_rarely(device: torch.device) -> None:
 
 
 def compile_blocks(model: VisionTransformer, config: Config, device: torch.device) -> None:
-    """Compiles every encoder block in place; blocks of one shape share their code, so the price is that of one.
+    """Compiles every encoder block in place. Blocks that are alike share their code; each rate of stochastic depth needs its own.
 
     `compile: auto` does so on GPUs only: on the CPUs measured, compiled blocks were no faster than the library's kernels.
     """
@@ -69,5 +69,10 @@ def compile_blocks(model: VisionTransformer, config: Config, device: torch.devic
         import torch._inductor.config as inductor
 
         inductor.fallback_random = True  # dropout masks as without compilation, for the same numbers
+    import torch._dynamo.config as dynamo
+
+    # Training and evaluation, each with and without gradients: past its limit torch would leave the later blocks as they are.
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
+    setattr(dynamo, limit, max(getattr(dynamo, limit), 4 * len(model.blocks)))
     for block in model.blocks.values():
         block.compile(dynamic=False)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from batch import DataShare, HostBatch
+from machine import world_size
 from models.architecture import Architecture, architecture_of
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import VisionTransformer, build_model
@@ -78,7 +79,7 @@ class PipelineRuntime:
         arch = architecture_of(config)
         self.models = {part.index: build_model(arch, config.random_seed, part).to(self.device) for part in parts}
         self._stages = self._build_stages(arch, config.micro_batch_size)
-        self._schedule = self._build_schedule(self._stages, self.micro_batches, self._loss)
+        self._schedule = self._build_schedule(self._stages, self.micro_batches, self._loss) if config.trains else None
         self._build_evaluation(arch)
         parameters = {name: p for model in self.models.values() for name, p in model.named_parameters()}
         self.update = WeightUpdate(config, parameters, self._sum_over_stages)
@@ -87,7 +88,9 @@ class PipelineRuntime:
     def _connect(self) -> None:
         """Joins the world, and the two groups that this process is in: its replica's pipeline, its stage's replicas."""
         backend = "nccl" if self.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        # Without a launcher or workers beside it, a process is a world of its own.
+        alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size() is None else {}
+        dist.init_process_group(backend, timeout=TIMEOUT, **alone)
         size, groups = self.placement.pipeline_size, self.placement.replica_groups
         pipelines = _groups([range(g * size, (g + 1) * size) for g in range(groups)])
         self._pipeline_group = pipelines[self.placement.replica_group(self.rank)]
@@ -165,11 +168,13 @@ class PipelineRuntime:
             self._run_schedule(batch, iteration, weight)
             self._reduce_over_replicas()
             self.update.apply(learning_rate)
+            if self.update.must_stop:
+                break
         totals = self.sum_totals(self._loss_and_correct.double().cpu())
-        total_micro_batches = config.gradient_accumulation * config.replication_factor * config.device_iterations
+        updates = iteration + 1
         return StepResult(
-            loss=float(totals[0]) / total_micro_batches,
-            accuracy=float(totals[1]) / config.samples_per_step,
+            loss=float(totals[0]) / (config.gradient_accumulation * config.replication_factor * updates),
+            accuracy=float(totals[1]) / (config.global_batch_size * updates),
             grad_norm=self.update.grad_norm,
             skipped_updates=self.update.skipped,
         )
@@ -186,6 +191,7 @@ class PipelineRuntime:
                 arguments.append(torch.full((size,), mixup_lambda, device=self.device))
         if batch.targets is not None:
             targets = pack_targets(batch.targets[rows], self.config.micro_batch_size, mixup_lambda).to(self.device)
+        assert self._schedule is not None, "a runtime built to validate cannot train"
         self._schedule.step(*arguments, target=targets, return_outputs=False)
 
     def _reduce_over_replicas(self) -> None:

@@ -66,10 +66,12 @@ class SingleRuntime:
                 loss += part[0]
                 correct += part[1]
             self.update.apply(learning_rate)
-        total_micro_batches = micro_batches * config.device_iterations
+            if self.update.must_stop:
+                break
+        updates = iteration + 1
         return StepResult(
-            loss=float(loss) / total_micro_batches,
-            accuracy=float(correct) / config.samples_per_step,
+            loss=float(loss) / (micro_batches * updates),
+            accuracy=float(correct) / (config.global_batch_size * updates),
             grad_norm=self.update.grad_norm,
             skipped_updates=self.update.skipped,
         )

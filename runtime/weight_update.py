@@ -57,6 +57,11 @@ class WeightUpdate:
             self.skipped += 1
         self.optimizer.zero_grad(set_to_none=True)
 
+    @property
+    def must_stop(self) -> bool:
+        """Whether the run must not make another update: one was not finite, and the policy is stop."""
+        return self.skipped > 0 and self.config.on_nonfinite == "stop"
+
     def _norm(self, gradients: List[Tensor]) -> float:
         """Global L2 norm of the reduced, unscaled gradient. Synchronises with the device."""
         norms = torch._foreach_norm(gradients) if gradients else [torch.zeros(())]

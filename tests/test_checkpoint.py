@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 import checkpoint
 from checkpoint import Progress
+from config import load_config
 from errors import UserError
 from placement import place_single
 from runtime.single import SingleRuntime
@@ -214,3 +215,37 @@ def test_saving_a_step_twice_keeps_the_first(tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     saved(tmp_path, random_seed=3)
     assert (folder / "run.json").read_text() == (tmp_path / "copy" / "run.json").read_text()
+
+
+def test_resume_does_not_take_a_run_whose_name_only_begins_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = small_config(tmp_path, checkpoint_output_dir=None)
+    for run in ("tiny-20260101-000000", "tiny-20260102-000000", "tiny-other-20260103-000000", "tinyish"):
+        (Path("runs") / run / "step_3").mkdir(parents=True)
+        (Path("runs") / run / "step_3" / "run.json").touch()
+    assert checkpoint.find_run_to_resume(config) == Path("runs/tiny-20260102-000000/step_3")
+
+
+def test_a_step_counted_from_0_is_the_next_one(tmp_path: Path) -> None:
+    folder = saved(tmp_path, step=5)
+    runtime, _ = pretrained(tmp_path, str(folder.with_name("step_4")))
+    expected = trained(tmp_path).weights()[0]
+    assert all(torch.equal(value, expected[key]) for key, value in runtime.weights()[0].items())
+    with pytest.raises(UserError, match="step_3"):
+        pretrained(tmp_path, str(folder.with_name("step_3")))
+
+
+def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checkpoint.new_run_folder(small_config(tmp_path, checkpoint_output_dir="~/mine")) == tmp_path / "mine"
+
+
+def test_the_saved_config_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = small_config(tmp_path, checkpoint_output_dir="run", dataset="folder", dataset_path="images")
+    folder = checkpoint.new_run_folder(config)
+    assert folder is not None
+    again = load_config("finetune", ["--config-file", str(folder / "config.yaml")])
+    assert again.dataset_path == str(tmp_path / "images")

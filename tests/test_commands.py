@@ -60,9 +60,13 @@ def test_digits_trains_in_four_processes_from_any_folder_and_validates(tmp_path:
     )
     assert "Valid Accuracy:" in output
     assert "(360 samples" in output
-    next_command = re.search(r"next\s+python (validation\.py .*)", output)
+    next_command = re.search(r"next\s+(\S*python\S* \S*validation\.py .*)", output)
     assert next_command is not None
-    validated = run(tmp_path, *next_command.group(1).split())
+    # As it stands there, from where it was printed.
+    done = subprocess.run(
+        next_command.group(1), shell=True, cwd=tmp_path, stdout=subprocess.PIPE, text=True, timeout=300
+    )
+    validated = done.stdout
     best = re.findall(r"Valid Accuracy: *(\d+\.\d+)", output)
     assert re.findall(r"Valid Accuracy: *(\d+\.\d+)", validated) == [max(best)]
     assert "Number of samples: 360" in validated
@@ -74,6 +78,33 @@ def test_a_pipeline_checkpoint_finetunes_with_a_new_head_on_one_device(tmp_path:
     keys = ["--runtime", "single", "--num-labels", "12", "--pretrained-checkpoint", "pretrained"]
     output = run(tmp_path, "finetune.py", *SHORT, *keys)
     assert "new head for 12 classes (the checkpoint has 10)" in output
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_one_process_needs_no_launcher(tmp_path: Path) -> None:
+    flags = ["--runtime", "pipeline", "--num-processes", "1", "--validation-epochs", "0"]
+    assert "4 stages run as 1" in run(tmp_path, "pretrain.py", *SHORT, *flags)
+
+
+@pytest.mark.slow
+def test_stages_validate_with_fewer_micro_batches_a_weight_update(tmp_path: Path) -> None:
+    run(tmp_path, "pretrain.py", *SHORT[:-1], "run", "--runtime", "single", "--validation-epochs", "0")
+    flags = ["--gradient-accumulation", "1", "--runtime", "pipeline", "--learning-rate", "1"]
+    output = run(tmp_path, "validation.py", "--config", "digits", "--pretrained-checkpoint", "run", *flags)
+    assert "Number of samples: 360" in output
+    assert "rank 3" in output
+    assert re.search(r"does not use: learning_rate\b", output)
+
+
+def test_a_python_without_the_packages_is_told_which_to_use(tmp_path: Path) -> None:
+    # -S leaves the environment's packages out.
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "pretrain.py"), "--config", "digits"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "has no " in done.stderr
+    assert ".venv/bin/python" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -571,3 +571,44 @@ def test_help_lists_every_key_and_loads_no_torch():
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     for key in KEYS:
         assert f"--{key.replace('_', '-')} " in done.stdout
+
+
+@pytest.mark.parametrize("text", ["2024-31-12", "0b_", "9" * 5000])
+def test_what_yaml_cannot_construct_is_a_users_mistake(text):
+    assert "random_seed = " in error_of("plan", "--config", "digits", "--random-seed", text)
+    Path("configs.yaml").write_text(f"small: {{random_seed: {text}}}")
+    assert "configs.yaml" in error_of("plan")
+
+
+def test_text_that_looks_like_a_number_survives_the_run_folder(tmp_path):
+    config = load_config("plan", ["--config", "digits", "--run-name", "1e5"])
+    (tmp_path / "again.yaml").write_text(config.to_yaml())
+    assert load_config("plan", ["--config-file", str(tmp_path / "again.yaml")]).run_name == "1e5"
+
+
+def test_a_negative_number_with_an_exponent_is_a_value():
+    assert load_config("plan", ["--config", "digits", "--head-bias-init", "-1e-3"]).head_bias_init == -1e-3
+
+
+def test_validation_lists_training_flags_as_unused():
+    flags = [
+        "--config",
+        "digits",
+        "--learning-rate",
+        "1",
+        "--mixup",
+        "--alpha",
+        "1",
+        "--eval-crop",
+        "1",
+        "--loss",
+        "CELoss",
+    ]
+    config = load_config("validation", flags)
+    assert config.unused("pipeline") == ["mixup", "alpha", "learning_rate"]
+
+
+def test_generated_data_is_not_augmented():
+    flags = ["--config", "generated_s16", "--rotation", "5", "--horizontal-flip", "--dataloader-workers", "2"]
+    unused = load_config("plan", flags).unused("single")
+    assert {"rotation", "horizontal_flip", "dataloader_workers"} <= set(unused)

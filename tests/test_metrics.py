@@ -38,3 +38,11 @@ def test_top5_of_three_classes_is_always_right() -> None:
 
 def test_a_batch_of_padding_alone_counts_nothing() -> None:
     assert batch_totals(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), 0).tolist() == [0, 0, 0, 0]
+
+
+def test_the_loss_is_the_one_that_is_trained_with() -> None:
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    totals = batch_totals(logits, labels, 3, "SigmoidCELoss")
+    wanted = torch.eye(3)[labels[:3]]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:3], wanted, reduction="sum")
+    assert float(totals[0]) == pytest.approx(float(expected), rel=1e-6)

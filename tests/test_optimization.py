@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from optim.schedules import learning_rate_at
-from optimization import build_optimizer, learning_rate_of, parameter_groups
+from optimization import build_optimizer, learning_rate_of, load_optimizer_state, parameter_groups
 from placement import place_single
 from runtime.single import SingleRuntime
 from tests.small import host_batch, small_config
@@ -147,3 +147,13 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Any) 
     assert result.skipped_updates == 1
     after = runtime.weights()[0]
     assert all(torch.equal(after[name], value) for name, value in before.items() if name != "head.bias")
+
+
+@pytest.mark.parametrize(("name", "where"), [("AdamW", "meta"), ("LAMB", "cpu")])
+def test_a_loaded_step_counter_lies_where_the_optimiser_wants_it(tmp_path: Any, name: str, where: str) -> None:
+    parameters = {"w": nn.Parameter(torch.zeros(2, 2, device="meta"))}
+    optimizer = build_optimizer(small_config(tmp_path, optimizer=name, learning_rate=1e-3), parameters)
+    load_optimizer_state(optimizer, parameters, {"w.step": torch.tensor(3.0), "w.exp_avg": torch.zeros(2, 2)})
+    state = optimizer.state[parameters["w"]]
+    assert state["step"].device.type == where
+    assert state["exp_avg"].device.type == "meta"

@@ -8,7 +8,7 @@ import pytest
 
 from errors import UserError
 from models.stages import Stage, fold_stages, plan_stages
-from placement import place_pipeline, place_single, resolve_runtime
+from placement import place, place_pipeline, place_single, resolve_runtime
 from tests.small import small_config
 
 # layers, replicas, schedule, processes asked for, GPUs, cores -> (pipeline size, replica groups, parts)
@@ -91,3 +91,27 @@ def test_interleaved_needs_several_stages_a_process_and_equal_rounds(tmp_path: A
 )
 def test_auto_picks_the_pipeline_for_several_gpus_or_a_launchers_world(asked, gpus, world, expected) -> None:
     assert resolve_runtime(asked, gpus, world) == expected
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "replicas", "stages"), [(1, 1, 1), (2, 1, 2), (1, 2, 2), (4, 1, 4), (9, 1, 4)]
+)
+def test_a_weight_update_has_a_micro_batch_for_every_stage(tmp_path: Any, accumulation, replicas, stages) -> None:
+    keys = {"layers_per_ipu": [1] * 4, "gradient_accumulation": accumulation, "replication_factor": replicas}
+    placement = place_pipeline(small_config(tmp_path, **keys), None, 0, 2)
+    assert placement.pipeline_size == stages
+    evaluating = small_config(tmp_path, command="validation", **keys)
+    assert place_pipeline(evaluating, None, 0, 2).pipeline_size == 4
+
+
+def test_a_gpu_serves_one_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("placement.num_gpus", lambda device: 2)
+    keys = {"runtime": "auto", "layers_per_ipu": [1] * 4, "device": "auto"}
+    assert place(small_config(tmp_path, **keys)).num_processes == 2
+    with pytest.raises(UserError, match="3 processes on a machine with 2 GPUs"):
+        place(small_config(tmp_path, **keys, num_processes=3))
+
+
+def test_auto_runs_one_process_on_the_plain_path(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("placement.num_gpus", lambda device: 2)
+    assert place(small_config(tmp_path, runtime="auto", device="auto")).runtime == "single"

@@ -7,12 +7,14 @@ from typing import Any, List, Tuple
 import pytest
 
 from batch import HostBatch
+from errors import UserError
 from placement import place
+from reporting.base import Reporter, ValidationRecord
 from run_setup import prepare_run
 from runtime.base import StepResult
 from runtime.single import SingleRuntime
 from tests.small import small_config
-from training import fit
+from training import Run, fit
 
 
 @pytest.mark.parametrize("device_iterations", [1, 2])
@@ -41,3 +43,53 @@ def test_every_weight_update_draws_its_own_dropout(
     assert keys == [
         (config.random_seed, update, number) for update in range(updates) for number in range(micro_batches)
     ]
+
+
+class Listener(Reporter):
+    """Counts what it hears."""
+
+    def __init__(self) -> None:
+        self.validations: List[int] = []
+        self.is_closed = False
+
+    def validated(self, record: ValidationRecord) -> None:
+        self.validations.append(record.step)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def tiny_run(tmp_path: Any, **keys: Any) -> Tuple[Run, Listener]:
+    config = small_config(tmp_path, threads_per_process=1, **keys)
+    run, listener = prepare_run(config, place(config)), Listener()
+    run.reporters[:] = [listener]
+    return run, listener
+
+
+def test_a_validation_that_a_signal_cut_off_is_made_up_for(tmp_path: Any) -> None:
+    run, listener = tiny_run(tmp_path)
+    run.progress.step = 2  # saved there, without the validation of its epoch
+    run.progress.validated_step = 1
+    assert fit(run) == 0
+    assert listener.validations == [2, 3]
+    assert fit(run) == 0  # all is done
+    assert listener.validations == [2, 3]
+
+
+def test_reporters_are_closed_after_an_error_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, listener = tiny_run(tmp_path)
+    monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: float("inf"))
+    with pytest.raises(UserError, match="step 1 is not finite"):
+        fit(run)
+    assert listener.is_closed
+
+
+def test_policy_stop_leaves_the_weights_of_the_last_good_update(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, _ = tiny_run(tmp_path, device_iterations=3)
+    norms = iter([1.0, float("nan"), 1.0])
+    steps: List[int] = []
+    monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: next(norms))
+    monkeypatch.setattr(run.runtime.update.optimizer, "step", lambda: steps.append(1))
+    with pytest.raises(UserError, match="gradient norm nan"):
+        fit(run)
+    assert len(steps) == 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Tuple
 
 import torch
 
-from errors import UserError, nearest
+from errors import UserError, nearest, user_path
 from models.architecture import architecture_of
 from models.vit import VisionTransformer
 from weights.tensor_files import TensorFiles, open_indexed, open_tensor_files
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from runtime.base import Runtime
 
 
-def find_pretrained(name: str) -> TensorFiles:
-    """Opens a checkpoint by name; raises UserError saying what this version reads."""
-    path = Path(name)
+def find_pretrained(config: Config) -> TensorFiles:
+    """Opens the config's `pretrained_checkpoint`; raises UserError saying what this version reads."""
+    name = config.pretrained_checkpoint
+    path = _one_later(user_path(name))
     if path.is_dir():
         folder = _step_folder(path)
         if folder is not None:
@@ -34,8 +36,18 @@ def find_pretrained(name: str) -> TensorFiles:
     raise UserError(
         f"pretrained_checkpoint = {name} {what}.\n"
         "       Name a run folder, a step folder or a .safetensors file with timm's parameter names (this version reads\n"
-        '       no other format and no hub), or train from scratch with --pretrained-checkpoint "".'
+        "       no other format and no hub)"
+        + (', or train from scratch with --pretrained-checkpoint "".' if config.trains else ".")
     )
+
+
+def _one_later(path: Path) -> Path:
+    """step_<N + 1> where step_<N> is not there: the public app counts from 0, and configs name its last step so."""
+    match = re.fullmatch(r"step_(\d+)", path.name)
+    if match is None or path.exists():
+        return path
+    later = path.with_name(f"step_{int(match.group(1)) + 1}")
+    return later if later.is_dir() else path
 
 
 def _step_folder(path: Path) -> Path | None:
@@ -50,7 +62,7 @@ def load_pretrained(config: Config, runtime: Runtime) -> List[str]:
 
     A head for another number of classes stays as drawn. Raises UserError for any other parameter that does not fit.
     """
-    found = find_pretrained(config.pretrained_checkpoint)
+    found = find_pretrained(config)
     wanted = model_shapes(config)
     skipped, notes = _reconcile(config.pretrained_checkpoint, found, wanted)
     names = [name for name in runtime.parameter_names() if name not in skipped]
@@ -99,5 +111,5 @@ def _misfit(source: str, name: str, found: TensorFiles, wanted: Dict[str, Tuple[
         )
     return (
         f"pretrained_checkpoint = {source} has {name} of shape {list(shape)}, the config makes it {list(wanted[name])}.\n"
-        "       Set hidden_size, mlp_dim, patches_size and image_size as in the checkpoint."
+        "       Set hidden_size, mlp_dim, patches_size and image_size as in the checkpoint; a run's are in its config.yaml."
     )

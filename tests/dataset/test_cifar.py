@@ -251,3 +251,20 @@ class serving:  # noqa: N801  (reads as a verb)
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
+
+
+@pytest.mark.parametrize("kind", [np.dtype("O"), np.dtype([("a", "O")]), np.dtype("V8")])
+def test_a_pickle_cannot_make_arrays_of_pointers(tmp_path, kind):
+    for attack in [Malicious(np.ndarray, (4,), kind, b"A" * 32), np.zeros(4, kind)]:
+        root = tmp_path / type(attack).__name__
+        write_folder(root, "cifar100", train=pickle.dumps({b"data": attack, b"fine_labels": attack}, 2))
+        with pytest.raises(UserError, match=r"cannot read .*train: "):
+            cifar(tmp_path, "cifar100", root)
+
+
+def test_a_linked_folder_is_found(tmp_path):
+    write_folder(tmp_path / "real", "cifar10")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "real" / FOLDERS["cifar10"]).rename(tmp_path / "elsewhere")
+    (tmp_path / "data" / FOLDERS["cifar10"]).symlink_to(tmp_path / "elsewhere")
+    assert len(cifar(tmp_path, "cifar10", tmp_path / "data")) == 15

@@ -198,3 +198,10 @@ def test_a_million_paths_take_no_python_objects(tmp_path):
     per_image = source._names.nbytes + source._ends.nbytes + source.labels.nbytes
     assert per_image / 200 < 30  # a name of ten bytes, an offset and a label
     assert all(isinstance(value, np.ndarray) for value in (source._names, source._ends, source.labels))
+
+
+def test_hidden_folders_and_circular_links_below_a_class_are_passed_over(tmp_path):
+    write_images(tmp_path, {"train/a": 2, "train/a/.ipynb_checkpoints": 1, "elsewhere": 3})
+    (tmp_path / "train" / "a" / "up").symlink_to(tmp_path / "train" / "a")
+    (tmp_path / "train" / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert len(folder(tmp_path)) == 5

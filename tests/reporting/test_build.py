@@ -12,7 +12,7 @@ from reporting.build import build_reporters
 
 
 class Settings(SimpleNamespace):
-    """The four things that a config tells about reporting."""
+    """What a config tells about reporting."""
 
     def model_dump(self, mode):
         assert mode == "json"
@@ -21,7 +21,7 @@ class Settings(SimpleNamespace):
 
 @pytest.fixture
 def settings():
-    return Settings(wandb=False, wandb_project_name="torch-vit", wandb_run_name=None)
+    return Settings(wandb=False, wandb_project_name="torch-vit", wandb_run_name=None, run_name=None)
 
 
 @pytest.fixture

@@ -1,0 +1,49 @@
+"""The process that starts local workers: what it does where they do not listen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+
+import launch
+
+
+def deaf(ready: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as one in a library's C++ wait
+    ready.send(True)
+    time.sleep(60)
+
+
+def obedient(ready: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ready.send(True)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(("bodies", "signals"), [([deaf, obedient], 1), ([deaf, deaf], 2)])
+def test_a_worker_that_does_not_hear_a_signal_is_ended(
+    monkeypatch: pytest.MonkeyPatch, bodies: Any, signals: int
+) -> None:
+    monkeypatch.setattr(launch, "OBEY_SECONDS", 0.5)
+    context = get_context("fork")
+    workers, pipes = [], []
+    for body in bodies:
+        receiver, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=body, args=(sender,))
+        worker.start()
+        sender.close()
+        assert receiver.recv()
+        workers.append(worker)
+        pipes.append(receiver)
+    for number in range(signals):
+        threading.Timer(0.2 + 0.2 * number, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begun = time.monotonic()
+    assert launch._Crew(workers, pipes, None, False).wait() == 128 + signal.SIGINT
+    assert time.monotonic() - begun < 10
+    assert not any(worker.is_alive() for worker in workers)
