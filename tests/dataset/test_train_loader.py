@@ -133,5 +133,11 @@ def test_mixup_weights_follow_the_beta_distribution():
 def test_too_few_samples_for_a_host_step_is_explained(tmp_path):
     with pytest.raises(UserError) as error:
         TrainLoader(Numbered(23), small_config(tmp_path, **STEP), DataShare((0, 1)))
-    for words in ("23 images", "takes 24", "micro_batch_size 3", "device_iterations 2", "Lower gradient_accumulation"):
+    for words in (
+        "23 images",
+        "takes 24",
+        "micro_batch_size 3",
+        "device_iterations 2",
+        "--micro-batch-size 3 --gradient-accumulation 1 --replication-factor 1 --device-iterations 1",
+    ):
         assert words in str(error.value)
