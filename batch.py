@@ -26,20 +26,27 @@ class HostBatch:
     """One process's share of the samples of one host step.
 
     Dim 0 of `images` and `targets` is [device iteration][accumulation][own replica][micro], flattened. What the share does
-    not need is None. `mixup_lambda` [device_iterations] holds one mixing weight a weight update, where mixup is on.
+    not need is None. Where images are mixed with their predecessors in the micro-batch, `mix` says for each how
+    (`dataset.mixing`), and `label_weights` how much of the target is its own label.
     """
 
     epoch: int
     step: int  # host step within the epoch, from 0
     images: Optional[Tensor]  # uint8 [S, C, H, W]
-    targets: Optional[Tensor]  # int64 [S]
-    mixup_lambda: Optional[Tensor] = None  # float32 [device_iterations]
+    targets: Optional[Tensor]  # int64 [S], or uint8 [S, K] of 0 and 1 where images have several labels
+    mix: Optional[Tensor] = None  # float32 [S, 1] or [S, 5]
+    label_weights: Optional[Tensor] = None  # float32 [S]
+    num_replaced: int = 0  # images of this share that could not be read, for which others stand
 
 
 @dataclass(frozen=True)
 class EvalBatch:
-    """A batch of fixed size for evaluation; only its first `num_valid` rows are samples, the rest is padding."""
+    """A batch of fixed size for evaluation; only its first `num_valid` rows are samples, the rest is padding.
+
+    `rows` are those of them that count: all but the ones whose images could not be read.
+    """
 
     num_valid: int
+    rows: Tensor  # int64 [at most num_valid]
     images: Optional[Tensor]  # uint8 [B, C, H, W]
-    targets: Optional[Tensor]  # int64 [B]
+    targets: Optional[Tensor]  # int64 [B], or uint8 [B, K]

@@ -14,7 +14,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 import torch
 
@@ -36,6 +36,7 @@ class Progress:
     best_top1: Optional[float] = None
     best_step: Optional[int] = None
     validated_step: Optional[int] = None  # the newest step that was validated
+    class_names: Tuple[str, ...] = ()  # of the data set, by label; empty where it has none
 
 
 def new_run_folder(config: Config) -> Optional[Path]:
@@ -151,7 +152,8 @@ def restore(step_folder: Path, runtime: Runtime) -> Progress:
 
 def read_progress(step_folder: Path) -> Progress:
     try:
-        details: Dict[str, object] = json.loads((step_folder / "run.json").read_text())
-        return Progress(**{name: details[name] for name in asdict(Progress())})  # type: ignore[arg-type]
+        details: Dict[str, Any] = json.loads((step_folder / "run.json").read_text())
+        details["class_names"] = tuple(details.get("class_names", ()))
+        return Progress(**{name: details[name] for name in asdict(Progress())})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{step_folder / 'run.json'} is missing or damaged ({error}). Use another step.") from error

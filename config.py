@@ -36,6 +36,7 @@ COMMANDS = {
     "finetune": "Fine-tunes a ViT from a checkpoint, or trains it from scratch where none is named.",
     "validation": "Evaluates a checkpoint on every sample of the validation set.",
     "plan": "Shows what a config resolves to and how its stages are placed here.",
+    "verify": "Goes over a data set and shows what the model will see of it.",
 }
 Half = Literal["fp16", "fp32"]
 
@@ -55,6 +56,10 @@ def ipu(default: Any, meaning: str, **limits: Any) -> Any:
 
 def _reads_files(config: Any, runtime: str) -> bool:
     return config.dataset not in ("digits", "generated") and not config.synthetic_data
+
+
+def _is_any_of(*names: str) -> Callable[[Any, str], bool]:
+    return lambda config, runtime: config.dataset in names and not config.synthetic_data
 
 
 def _augments(config: Any, runtime: str) -> bool:
@@ -115,10 +120,34 @@ class Config(BaseModel):
     head_bias_init: Optional[float] = key(None, MODEL, "initial bias of the head (null: -10 with pretrain, else 0)")
     attention: Literal["fused", "explicit"] = key("fused", MODEL, "attention kernel; same result")
 
-    dataset: Literal["cifar10", "cifar100", "digits", "imagenet1k", "folder", "generated"] = key(
-        "cifar10", DATA, "what to read"
+    dataset: Literal[
+        "chest_xray", "cifar10", "cifar100", "csv", "digits", "folder", "generated", "hub", "imagenet1k", "webdataset"
+    ] = key("cifar10", DATA, "what to read")
+    dataset_path: Optional[str] = key(
+        None, DATA, "folder or file of the data set, or its name on the hub", when=_reads_files
     )
-    dataset_path: Optional[str] = key(None, DATA, "folder of the data set", when=_reads_files)
+    hub_subset: Optional[str] = key(None, DATA, "configuration of a data set on the hub", when=_is_any_of("hub"))
+    image_column: Optional[str] = key(
+        None, DATA, "column of the images or their paths; null: found by name", when=_is_any_of("csv", "hub")
+    )
+    label_columns: Optional[Tuple[str, ...]] = key(
+        None,
+        DATA,
+        "column of the label, or several columns of 0 and 1; null: found by name",
+        when=_is_any_of("csv", "hub"),
+    )
+    image_folder: Optional[str] = key(
+        None, DATA, "folder of the images that a CSV names; null: the CSV's own", when=_is_any_of("csv")
+    )
+    no_finding: bool = key(
+        True, DATA, "No Finding is a label of its own, the 15th of chest_xray", when=_is_any_of("chest_xray")
+    )
+    bad_images: Literal["stop", "skip"] = key(
+        "stop", DATA, "what an image that cannot be read does to the run; skip takes the next one", when=_reads_files
+    )
+    max_image_pixels: int = key(
+        89_478_485, DATA, "an image with more is bad (a small file can fill the memory)", when=_reads_files, gt=0
+    )
     synthetic_data: bool = key(False, DATA, "random images instead of the data set")
     iterations: int = key(
         1,
@@ -144,6 +173,10 @@ class Config(BaseModel):
         gt=0,
     )
     pin_memory: bool = key(True, DATA, "page-locked host batches, on GPUs")
+    image_mean: Tuple[float, ...] = key(
+        (0.5,), DATA, "subtracted from pixels in [0, 1], one or one a channel; ImageNet: 0.485 0.456 0.406"
+    )
+    image_std: Tuple[float, ...] = key((0.5,), DATA, "divides them then; ImageNet: 0.229 0.224 0.225")
 
     train_crop_scale: Optional[Tuple[float, float]] = key(
         (0.05, 1.0), AUGMENT, "range of the share of the area that a random crop keeps; null: no crop", when=_augments
@@ -156,12 +189,48 @@ class Config(BaseModel):
     translate: float = key(0.0, AUGMENT, "random shift up to this share of the side", when=_augments, ge=0, le=1)
     shear: float = key(0.0, AUGMENT, "random shear up to this many degrees", when=_augments, ge=0, lt=90)
     zoom: float = key(0.0, AUGMENT, "random scale from 1 - zoom to 1 + zoom", when=_augments, ge=0, lt=1)
-    extra_aug: Optional[Literal["imagenet_policy"]] = key(
-        None, AUGMENT, "AutoAugment's ImageNet policy", when=_augments
+    crop_padding: int = key(
+        0, AUGMENT, "random shift by up to this many pixels, with a black border", when=_augments, ge=0
+    )
+    extra_aug: Optional[
+        Literal["imagenet_policy", "cifar_policy", "randaugment", "trivialaugment", "three_augment"]
+    ] = key(None, AUGMENT, "AutoAugment's policies, or another's", when=_augments)
+    randaugment_n: int = key(
+        2, AUGMENT, "changes an image", when=lambda c, r: _augments(c, r) and c.extra_aug == "randaugment", gt=0
+    )
+    randaugment_m: int = key(
+        9,
+        AUGMENT,
+        "strength of each, up to 30",
+        when=lambda c, r: _augments(c, r) and c.extra_aug == "randaugment",
+        ge=0,
+        le=30,
+    )
+    color_jitter: float = key(
+        0.0, AUGMENT, "brightness, contrast and saturation change by up to this share", when=_augments, ge=0
+    )
+    contrast: float = key(0.0, AUGMENT, "contrast alone, where larger", when=_augments, ge=0)
+    hue: float = key(0.0, AUGMENT, "hue turns by up to this share of the circle", when=_augments, ge=0, le=0.5)
+    random_erasing: float = key(
+        0.0, AUGMENT, "share of the images in which a rectangle is blanked", when=_augments, ge=0, le=1
     )
     mixup: bool = key(False, AUGMENT, "mix each image with its neighbour in the micro-batch")
     alpha: Optional[float] = key(
         None, AUGMENT, "mixup weights are drawn from Beta(alpha, alpha)", when=lambda c, r: c.mixup, gt=0
+    )
+    cutmix: bool = key(False, AUGMENT, "paste a rectangle of each image's neighbour; with mixup, one of the two")
+    cutmix_alpha: float = key(
+        1.0, AUGMENT, "its share of the area is drawn from Beta(x, x)", when=lambda c, r: c.cutmix, gt=0
+    )
+    mix_mode: Literal["update", "sample"] = key(
+        "update",
+        AUGMENT,
+        "draw how to mix once a weight update, or for each image",
+        when=lambda c, r: c.mixup or c.cutmix,
+    )
+    mix_probability: float = key(1.0, AUGMENT, "of mixing at all", when=lambda c, r: c.mixup or c.cutmix, ge=0, le=1)
+    mix_switch_probability: float = key(
+        0.5, AUGMENT, "of CutMix rather than mixup", when=lambda c, r: c.mixup and c.cutmix, ge=0, le=1
     )
 
     micro_batch_size: int = key(1, BATCH, "images in one forward pass of one replica", gt=0)
@@ -247,8 +316,8 @@ class Config(BaseModel):
 
     @property
     def trains(self) -> bool:
-        """Whether the command trains (or shows how it would), rather than only evaluates."""
-        return self._command != "validation"
+        """Whether the command trains (or shows how it would), rather than only evaluates or looks at data."""
+        return self._command not in ("validation", "verify")
 
     @property
     def given(self) -> FrozenSet[str]:
@@ -301,10 +370,12 @@ class Config(BaseModel):
         return config_text(self.config, {name: values[name] for name in values if name in used | self._given})
 
     def with_full_paths(self) -> Config:
-        """The same, with the data set's path as it is seen from anywhere."""
-        if self.dataset_path is None:
-            return self
-        return self.model_copy(update={"dataset_path": str(user_path(self.dataset_path).absolute())})
+        """The same, with the data set's paths as they are seen from anywhere; names of the hub are not paths."""
+        paths = {"dataset_path": self.dataset_path, "image_folder": self.image_folder}
+        if self.dataset == "hub" and not (self.dataset_path and user_path(self.dataset_path).exists()):
+            del paths["dataset_path"]
+        full = {name: str(user_path(path).absolute()) for name, path in paths.items() if path}
+        return self.model_copy(update=full)
 
     def _has_effect(self, name: str, runtime: str) -> bool:
         when = KEYS[name].when
@@ -356,6 +427,10 @@ class KeyInfo:
         return all(get_origin(t) is tuple for t in self._options)
 
     @property
+    def is_names(self) -> bool:
+        return self._options == (Tuple[str, ...],)
+
+    @property
     def choices(self) -> Tuple[str, ...]:
         return get_args(self._options[0]) if get_origin(self._options[0]) is Literal else ()
 
@@ -372,7 +447,7 @@ class KeyInfo:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-        many = {int: "whole numbers", float: "numbers"}
+        many = {int: "whole numbers", float: "numbers", str: "names"}
         words = [f"a list of {many[get_args(t)[0]]}" if get_origin(t) is tuple else names[t] for t in self._options]
         return " or ".join(words)
 
@@ -445,6 +520,8 @@ def _without_replaced_length(entry: Dict[str, Any], flags: Dict[str, Any]) -> Di
 def _tidy(name: str, value: Any) -> Any:
     """YAML's values as the fields have them: lists are tuples, quoted numbers numbers, unquoted names names."""
     info = KEYS[name]
+    if info.is_names:
+        return tuple(map(str, value)) if isinstance(value, (list, tuple)) else value and (str(value),)
     if isinstance(value, (list, tuple)):
         return value[0] if len(value) == 1 and info.is_list and not info.is_only_list else tuple(value)
     if name == "precision" and isinstance(value, float):

@@ -120,6 +120,14 @@ def _in_the_ranges(config: Config) -> Iterator[Mismatch]:
         yield Mismatch(
             ("mixup", "alpha"), "mixup is on, but alpha is not set.", "Give alpha, e.g. 0.5, or mixup = false."
         )
+    for name in ("image_mean", "image_std"):
+        values = getattr(config, name)
+        if len(values) not in (1, config.num_channels) or (name == "image_std" and min(values) <= 0):
+            yield Mismatch(
+                (name, "num_channels"),
+                f"{name} = {list(values)} does not fit num_channels = {config.num_channels}.",
+                "Give one number for all channels or one each; a deviation above 0.",
+            )
 
 
 def _in_the_training(config: Config) -> Iterator[Mismatch]:

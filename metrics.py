@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Tuple
 
 import torch
 from torch import Tensor
 
-from models.losses import classification_loss
+from errors import UserError
+from models.losses import classification_loss, pack_targets
 
 TOP_K = 5
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Means over `num_samples` samples; top5 is top-K where there are fewer than five classes."""
+    """Means over `num_samples` samples; top5 is top-K where there are fewer than five classes.
+
+    Where images have several labels (`multi_label`), top1 is the share of labels that are right at a probability of one half, and
+    top5 the share of images with all labels right.
+    """
 
     loss: float
     top1: float
     top5: float
     num_samples: int
+    multi_label: bool = False
 
 
 def empty_totals() -> Tensor:
@@ -27,19 +34,33 @@ def empty_totals() -> Tensor:
     return torch.zeros(4, dtype=torch.float64)
 
 
-def batch_totals(logits: Tensor, labels: Tensor, num_valid: int, loss_kind: str = "CELoss") -> Tensor:
-    """Totals of a padded batch: logits [B, K], labels [B], of which the first `num_valid` rows count.
+def batch_totals(logits: Tensor, labels: Tensor, rows: Tensor, loss_kind: str = "CELoss") -> Tensor:
+    """Totals of the `rows` of a batch that count: logits [B, K], labels [B], or [B, K] where images have several.
 
     The loss is the one trained with, but without label smoothing.
     """
-    logits, labels = logits[:num_valid].float(), labels[:num_valid]
-    loss = num_valid * classification_loss(logits, labels.unsqueeze(1), loss_kind) if num_valid else torch.zeros(())
+    if not len(rows):
+        return empty_totals()
+    logits, labels = logits[rows].float(), labels[rows]
+    loss = len(rows) * classification_loss(logits, pack_targets(labels, 1), loss_kind)
+    hits = _labels_right(logits, labels) if labels.dim() == 2 else _ranks_right(logits, labels)
+    return torch.tensor([float(loss), *hits, float(len(rows))], dtype=torch.float64)
+
+
+def _labels_right(logits: Tensor, labels: Tensor) -> Tuple[float, float]:
+    right = (logits > 0) == (labels > 0)
+    return float(right.double().mean(dim=1).sum()), float(right.all(dim=1).sum())
+
+
+def _ranks_right(logits: Tensor, labels: Tensor) -> Tuple[float, float]:
     ranking = logits.topk(min(TOP_K, logits.shape[1]), dim=1).indices
     hits = ranking == labels.unsqueeze(1)
-    sums = [float(loss), float(hits[:, :1].sum()), float(hits.sum()), float(num_valid)]
-    return torch.tensor(sums, dtype=torch.float64)
+    return float(hits[:, :1].sum()), float(hits.sum())
 
 
-def result_of(totals: Tensor) -> EvalResult:
+def result_of(totals: Tensor, multi_label: bool = False) -> EvalResult:
+    """Raises UserError where no sample counts."""
     loss, top1, top5, count = totals.tolist()
-    return EvalResult(loss / count, top1 / count, top5 / count, int(count))
+    if not count:
+        raise UserError("none of the validation images could be read.\n       Look at them with verify.py.")
+    return EvalResult(loss / count, top1 / count, top5 / count, int(count), multi_label)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, List, Optional, Tuple
 import checkpoint
 from allocation import allocation_table
 from checkpoint import Progress
+from dataset.bad_images import BadImageLog
 from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
@@ -32,17 +33,21 @@ def prepare_run(config: Config, placement: Placement) -> Run:
         raise UserError(f"dataset = {config.dataset} has no training images.")
     held_out = open_source(config, "validation")
     runtime = build_runtime(config, placement)
-    train = TrainLoader(source, config, runtime.share)
-    validation = evaluation_loader(config, held_out, runtime) if held_out is not None else None
+    bad_images = BadImageLog()
+    train = TrainLoader(source, config, runtime.share, runtime.from_first_stage, bad_images)
+    validation = evaluation_loader(config, held_out, runtime, bad_images) if held_out is not None else None
     notes = [allocation_table(config, placement)] + opening_notes(config, placement, runtime)
-    notes += data_notes(config, train, validation)
+    notes += data_notes(config, source, train, validation)
     folder, progress = _folder_and_progress(config, runtime, train, notes)
+    progress.class_names = source.class_names
+    bad_images.folder = folder
     reporters = []
     if runtime.is_main:
         reporters = build_reporters(
             config, str(folder) if folder else None, number_of_steps(config, train.steps_per_epoch), progress.step
         )
-    run = Run(config, runtime, train, validation, reporters, folder, progress, *_commands(config, folder))
+    commands = _commands(config, folder)
+    run = Run(config, runtime, train, validation, reporters, folder, progress, bad_images, *commands)
     if progress.step >= run.num_steps:
         notes.append(
             f"the run has all its {run.num_steps:,} steps already; a larger --epochs or --training-steps goes on"
@@ -51,7 +56,9 @@ def prepare_run(config: Config, placement: Placement) -> Run:
     return run
 
 
-def evaluation_loader(config: Config, source: Source, runtime: Runtime) -> EvalLoader:
+def evaluation_loader(
+    config: Config, source: Source, runtime: Runtime, bad_images: Optional[BadImageLog] = None
+) -> EvalLoader:
     """This process's share of a validation set."""
     return EvalLoader(
         source,
@@ -61,6 +68,8 @@ def evaluation_loader(config: Config, source: Source, runtime: Runtime) -> EvalL
         num_shares=runtime.eval_num_shares,
         images=runtime.share.images,
         targets=runtime.share.targets,
+        agree=runtime.from_first_stage,
+        bad_images=bad_images,
     )
 
 
@@ -73,8 +82,8 @@ def opening_notes(config: Config, placement: Placement, runtime: Runtime) -> Lis
     return notes
 
 
-def data_notes(config: Config, train: TrainLoader, validation: Optional[EvalLoader]) -> List[str]:
-    notes = []
+def data_notes(config: Config, source: Source, train: TrainLoader, validation: Optional[EvalLoader]) -> List[str]:
+    notes = list(source.notes)
     if train.dropped:
         notes.append(
             f"each epoch leaves {train.dropped:,} images out, others every time: it makes {train.steps_per_epoch:,} whole host "

@@ -13,16 +13,20 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
 
+import torch
+
 import checkpoint
 import metrics
 from batch import HostBatch
 from checkpoint import Progress
+from dataset.bad_images import FILE_NAME
 from errors import UserError
 from optimization import learning_rate_of
 from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
 
 if TYPE_CHECKING:
     from config import Config
+    from dataset.bad_images import BadImageLog
     from dataset.loader import EvalLoader, TrainLoader
     from runtime.base import Runtime, StepResult
 
@@ -40,6 +44,7 @@ class Run:
     reporters: List[Reporter]
     folder: Optional[Path]
     progress: Progress
+    bad_images: BadImageLog
     next_command: Optional[str] = None
     resume_command: Optional[str] = None
 
@@ -130,6 +135,7 @@ def _fit(run: Run) -> int:
             seconds = wait + time.perf_counter() - begun
             watch.count(config.samples_per_step, seconds)
             _report_step(run, result, learning_rate, seconds, wait, watch.warming_up)
+            _report_bad_images(run, batch)
             _stop_on_nonfinite(run, result)
             code = run.runtime.maximum(128 + stop.number if stop.number else 0)
             is_best = _validate_if_due(run, last=code != 0)
@@ -151,10 +157,10 @@ def evaluate(
     for batch in loader:
         logits = runtime.predict(batch.images)
         if logits is not None and batch.targets is not None:
-            totals += metrics.batch_totals(logits, batch.targets, batch.num_valid, loss_kind)
+            totals += metrics.batch_totals(logits, batch.targets, batch.rows, loss_kind)
         if progressed is not None:
             progressed(batch.num_valid)
-    return metrics.result_of(runtime.sum_totals(totals))
+    return metrics.result_of(runtime.sum_totals(totals), loader.multi_label)
 
 
 def _host_batches(run: Run) -> Iterator[HostBatch]:
@@ -200,6 +206,17 @@ def _report_step(
             reporter.note(
                 f"step {record.step}: {result.skipped_updates} update(s) left out, the gradient was not finite"
             )
+
+
+def _report_bad_images(run: Run, batch: HostBatch) -> None:
+    """Says how many images of the step could not be read, over all replicas, where the policy is to go on without."""
+    if run.config.bad_images != "skip":
+        return
+    count = int(run.runtime.sum_totals(torch.tensor([float(batch.num_replaced)], dtype=torch.float64))[0])
+    if count:
+        listed = f"; all are in {run.folder / FILE_NAME}" if run.folder is not None else ""
+        example = f" ({run.bad_images.last})" if run.bad_images.last else ""
+        run.note(f"step {run.progress.step}: the next images stand in for {count} that cannot be read{example}{listed}")
 
 
 def _stop_on_nonfinite(run: Run, result: StepResult) -> None:

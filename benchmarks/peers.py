@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import dataset.torchvision_operators  # noqa: F401  (first: the peers import torchvision)
+import dataset.transforms.torchvision_operators  # noqa: F401  (first: the peers import torchvision)
 from models.architecture import Architecture
 
 # isort: split

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, Tuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Tuple, Union
 
 from torch import Tensor
 
@@ -14,30 +14,65 @@ if TYPE_CHECKING:
     from config import Config
 
 
-class Source(Protocol):
-    """Decoded images with one label each, by index. Reading one has no side effect, and is possible in any process.
+class Encoded(NamedTuple):
+    """The bytes of an image file that is not decoded yet; `where` names it in messages."""
 
-    Whatever a source keeps for each image lives in numpy arrays: loader processes share their pages, while the reference
-    counts of Python objects would copy them one by one.
+    content: bytes
+    where: str
+
+
+Item = Union[Tensor, Encoded]
+
+
+class BadImageError(Exception):
+    """One image that cannot be used. `where` names its file; `reason` is a few words."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)  # both: what loader processes hand over is made anew from them
+        self.where, self.reason = where, reason
+
+
+class Source(Protocol):
+    """Images with their labels, by index. Reading one has no side effect, and is possible in any process.
+
+    Whatever a source keeps for each image lives in numpy arrays or an `Index`: loader processes share their pages, while the
+    reference counts of Python objects would copy them one by one.
     """
 
-    labels: np.ndarray  # int64 [N]
+    labels: np.ndarray  # integers [N], or uint8 [N, num_classes] of 0 and 1 where an image may have several
     num_classes: int
     class_names: Tuple[str, ...]  # by label; empty where the data has no names
     is_cheap: bool  # an image costs less to make than to hand over from a loader process
     is_ready: bool  # images have the config's channels and size, and are not augmented
+    notes: Tuple[str, ...]  # what a user should know of the data
 
     def __len__(self) -> int: ...
 
-    def image(self, index: int) -> Tensor:
-        """Decoded pixels, uint8 [C, h, w] with C 1 or 3, not augmented. Raises UserError for an unreadable file."""
+    def item(self, index: int) -> Item:
+        """Pixels uint8 [C, h, w] with C 1 or 3, or a file that holds them; not augmented. Raises BadImageError."""
         ...
 
 
+def read_file(path: str) -> Encoded:
+    """An image file's bytes. Raises BadImageError where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return Encoded(file.read(), path)
+    except OSError as error:
+        raise BadImageError(path, error.strerror or str(error)) from error
+
+
 def check_labels(source: Source, config: Config) -> None:
-    """Raises UserError where the data has more classes than the model's head."""
-    if source.num_classes > config.num_labels:
+    """Raises UserError where the data's labels do not fit the model's head or the loss."""
+    found, wanted = source.num_classes, config.num_labels
+    several = source.labels.ndim == 2
+    if found > wanted or (several and found != wanted):
+        kind = "labels an image" if several else "classes"
         raise UserError(
-            f"dataset = {config.dataset} has {source.num_classes} classes, but num_labels = {config.num_labels}.\n"
-            f"       Set num_labels = {source.num_classes}."
+            f"dataset = {config.dataset} has {found} {kind}, but num_labels = {wanted}.\n       Set num_labels = {found}."
+        )
+    if several and config.loss != "SigmoidCELoss":
+        raise UserError(
+            f"dataset = {config.dataset} has images with several labels, which loss = {config.loss} cannot learn.\n"
+            "       Set loss = SigmoidCELoss."
         )

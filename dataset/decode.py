@@ -1,50 +1,170 @@
-"""Image files and channel counts: from what a user has to uint8 pixels [C, h, w]."""
+"""Image files to pixels: JPEG through simplejpeg, scaled down while it is decoded; everything else through Pillow.
+
+A `Picture` knows its size before it is decoded, so that the crop is drawn first and decides how much resolution is needed.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import io
+import warnings
+from typing import TYPE_CHECKING, Protocol, Tuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from errors import UserError
+from dataset.base import BadImageError, Encoded, Item
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+JPEG_START = b"\xff\xd8\xff"
 LUMA = (299, 587, 114)  # ITU-R 601, per mille of red, green, blue; as Pillow turns RGB to grey
+ORIENTATION = 0x0112  # of EXIF: how the camera was held
+SEGMENT = 65536  # bytes; EXIF is one of the first things in a file, and no longer than this
+TURNED = (5, 6, 7, 8)  # those of its values that swap width and height
+# Of DCT-scaled decoding: the ones for which libjpeg-turbo has fast code.
+SCALES = (8, 4, 2)
 
 
-def decode_file(path: str, num_channels: int) -> Tensor:
-    """Pixels of an image file, upright, uint8 [num_channels, h, w]: 1 grey, 3 RGB, alpha left out, 16 bits cut to 8.
+class Picture(Protocol):
+    """One image, upright, not augmented. `size` is (height, width) in pixels."""
 
-    Raises UserError with the file and the reason where it cannot be read.
+    size: Tuple[int, int]
+
+    def pixels(self, least: float) -> np.ndarray:
+        """uint8 [h, w, C], decoded at `least` of the size or more, at most at 1. Raises BadImageError."""
+        ...
+
+
+def open_picture(item: Item, num_channels: int, max_pixels: int) -> Picture:
+    """The picture of a source's item, with 1 channel (grey) or 3 (RGB). Raises BadImageError for what cannot be one."""
+    if isinstance(item, Tensor):
+        return _Pixels(to_channels(item.permute(1, 2, 0).numpy(), num_channels))
+    if not item.content:
+        raise BadImageError(item.where, "the file is empty")
+    if item.content.startswith(JPEG_START):
+        try:
+            return _Jpeg(item, num_channels, max_pixels)
+        except ValueError:  # an unusual one: Pillow knows more of them
+            pass
+    return _Other(item, num_channels, max_pixels)
+
+
+class _Pixels:
+    """Pixels in memory."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self.size: Tuple[int, int] = pixels.shape[:2]
+
+    def pixels(self, least: float) -> np.ndarray:
+        return self._pixels
+
+
+class _Jpeg:
+    """A JPEG file; where simplejpeg cannot decode it, or not without a warning, Pillow has the last word.
+
+    The constructor raises ValueError where the header is not one that simplejpeg reads.
     """
-    from PIL import Image, ImageOps
+
+    def __init__(self, item: Encoded, num_channels: int, max_pixels: int) -> None:
+        import simplejpeg
+
+        self._item, self._num_channels, self._max_pixels = item, num_channels, max_pixels
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(item.content)
+        _check_size(item.where, height, width, max_pixels)
+        if colours not in ("YCbCr", "Gray", "RGB"):
+            raise ValueError(colours)  # CMYK
+        self._stored = height, width
+        self._orientation = _orientation(item)
+        self.size = (width, height) if self._orientation in TURNED else (height, width)
+
+    def pixels(self, least: float) -> np.ndarray:
+        import simplejpeg
+
+        height, width = self._stored
+        scale = next((scale for scale in SCALES if least * scale <= 1.0), 1)
+        wanted = {"min_height": -(-height // scale), "min_width": -(-width // scale), "min_factor": scale}
+        try:
+            pixels = simplejpeg.decode_jpeg(
+                self._item.content, "GRAY" if self._num_channels == 1 else "RGB", **(wanted if scale > 1 else {})
+            )
+        except ValueError:
+            return _Other(self._item, self._num_channels, self._max_pixels).pixels(least)
+        return _upright(pixels, self._orientation)
+
+
+class _Other:
+    """Any file that Pillow opens. Alpha is left out, 16 bits are cut to 8, of an animation the first frame is taken."""
+
+    def __init__(self, item: Encoded, num_channels: int, max_pixels: int) -> None:
+        from PIL import Image
+
+        # Pillow's own limit prints a warning; ours is checked before anything is decoded.
+        Image.MAX_IMAGE_PIXELS = None
+        self._where, self._num_channels = item.where, num_channels
+        try:
+            with _Quiet():
+                self._image = Image.open(io.BytesIO(item.content))
+                width, height = self._image.size
+                _check_size(item.where, height, width, max_pixels)
+                # Of some formats this decodes all of the image.
+                turned = self._image.getexif().get(ORIENTATION) in TURNED
+        except BadImageError:
+            raise
+        except Exception as error:  # Pillow's decoders raise many kinds, each with the reason in its text
+            raise BadImageError(item.where, _reason(error)) from error
+        self.size = (width, height) if turned else (height, width)
+
+    def pixels(self, least: float) -> np.ndarray:
+        from PIL import ImageOps
+
+        try:
+            with _Quiet():
+                upright = ImageOps.exif_transpose(self._image)
+                pixels = np.array(_eight_bits(upright).convert("L" if self._num_channels == 1 else "RGB"))
+        except Exception as error:
+            raise BadImageError(self._where, _reason(error)) from error
+        return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
+    """A grey image as RGB or the reverse, uint8 [h, w, C] to [h, w, num_channels]."""
+    if pixels.shape[2] == num_channels:
+        return pixels
+    if num_channels == 3:
+        return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    grey = (pixels.astype(np.int32) @ np.array(LUMA, dtype=np.int32) + 500) // 1000
+    return grey.astype(np.uint8)[:, :, None]
+
+
+def _check_size(where: str, height: int, width: int, limit: int) -> None:
+    if height * width > limit:
+        raise BadImageError(where, f"{width:,} x {height:,} pixels are more than max_image_pixels = {limit:,}")
+
+
+def _orientation(item: Encoded) -> int:
+    """EXIF's, 1 where there is none. Looked for only in files that have EXIF: opening one in Pillow takes a while."""
+    if item.content.find(b"Exif\x00", 0, SEGMENT) < 0:
+        return 1
+    from PIL import Image
 
     try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            pixels = np.array(_eight_bits(upright).convert("L" if num_channels == 1 else "RGB"))
-    except Exception as error:  # Pillow's decoders raise many kinds, each with the reason in its text
-        raise UserError(
-            f"cannot read image {path}: {_reason(error)}\n       Replace the file, or take it out of the data set."
-        ) from error
-    # Channels stay last in memory, where resizing is fastest.
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+        with _Quiet():
+            return int(Image.open(io.BytesIO(item.content)).getexif().get(ORIENTATION, 1))
+    except Exception:  # EXIF that cannot be read; the image may be fine
+        return 1
 
 
-def to_channels(image: Tensor, num_channels: int) -> Tensor:
-    """A grey image as RGB or the reverse, uint8 [C, h, w] to [num_channels, h, w]."""
-    if image.shape[0] == num_channels:
-        return image
-    if num_channels == 3:
-        return image.expand(3, -1, -1)
-    weights = torch.tensor(LUMA, dtype=torch.int32).view(3, 1, 1)
-    return (
-        ((image.to(torch.int32) * weights).sum(0, keepdim=True) + 500).div_(1000, rounding_mode="floor").to(torch.uint8)
-    )
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """[h, w, C] as EXIF's orientation says that it is to be seen; [w, h, C] for those that are turned."""
+    if orientation in TURNED:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def _eight_bits(image: Image) -> Image:
@@ -56,6 +176,14 @@ def _eight_bits(image: Image) -> Image:
     if image.mode.startswith("I"):  # 16 bits, also where Pillow opens them as 32
         return PillowImage.fromarray((np.asarray(image).clip(0, 65535) / 257 + 0.5).astype(np.uint8))
     return image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+
+
+class _Quiet(warnings.catch_warnings):
+    """Without Pillow's warnings of what it copes with."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.simplefilter("ignore")
 
 
 def _reason(error: Exception) -> str:

@@ -6,9 +6,8 @@ import math
 from typing import Tuple
 
 import numpy as np
-from torch import Tensor
 
-from dataset.base import Source
+from dataset.base import Item, Source
 from seeding import derive_seed
 
 
@@ -16,8 +15,11 @@ def held_out_split(labels: np.ndarray, share: float, seed: int) -> Tuple[np.ndar
     """Indices [train], [held out] of ceil(share * N) held-out samples, ascending, the same for a seed everywhere.
 
     Every class gives its share, rounded down; the samples still missing come from the classes that rounding hit hardest.
+    Where images have several labels [N, K], all are drawn alike.
     (scikit-learn's splitter does the same, but importing it takes longer than reading the data.)
     """
+    if labels.ndim == 2:
+        labels = np.zeros(len(labels), dtype=np.int64)
     classes, counts = np.unique(labels, return_counts=True)
     total = min(len(labels), math.ceil(share * len(labels) - 1e-9))
     exact = counts * (total / max(1, len(labels)))
@@ -39,9 +41,10 @@ class Subset:
         self.labels = source.labels[indices]
         self.num_classes, self.class_names = source.num_classes, source.class_names
         self.is_cheap, self.is_ready = source.is_cheap, source.is_ready
+        self.notes = source.notes
 
     def __len__(self) -> int:
         return len(self._indices)
 
-    def image(self, index: int) -> Tensor:
-        return self._source.image(int(self._indices[index]))
+    def item(self, index: int) -> Item:
+        return self._source.item(int(self._indices[index]))

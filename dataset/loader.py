@@ -5,72 +5,121 @@ All of it is a pure function of (seed, epoch, position), whatever the number of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from batch import DataShare, EvalBatch, HostBatch
+from dataset.bad_images import Bad, BadImageLog
 from dataset.base import Source
-from dataset.mixup import draw_lambda
+from dataset.mixing import Mix, draw_mix
 from dataset.order import Order, TrainOrder
-from dataset.reading import BatchReader
+from dataset.reading import BatchReader, ReadBatch
 from dataset.samples import Samples
 from errors import UserError
 
 if TYPE_CHECKING:
     from config import Config
 
+# What the process that reads the images tells those that have the labels: see `base.Runtime.from_first_stage`.
+Agree = Callable[[Optional[Tensor], int], Tensor]
+MOST_TRIES = 1000  # samples tried in place of one that cannot be read
+LEFT_OUT = -1
+
+
+def _alone(values: Optional[Tensor], size: int) -> Tensor:
+    assert values is not None, "one process has images and labels"
+    return values
+
 
 class TrainLoader:
     """One process's share of every host batch.
 
     An epoch goes through the samples in an order of its own, `samples_per_step` a host step; the `dropped` last ones of that
-    order, less than a host step, are left out. Raises UserError where there are too few for one.
+    order, less than a host step, are left out. Where the policy is to skip bad images, the next readable sample of that order
+    stands for each. Raises UserError where there are too few samples for one step.
     """
 
-    def __init__(self, source: Source, config: Config, share: DataShare) -> None:
+    def __init__(
+        self,
+        source: Source,
+        config: Config,
+        share: DataShare,
+        agree: Agree = _alone,
+        bad_images: Optional[BadImageLog] = None,
+    ) -> None:
         self._order = TrainOrder(len(source), config, share.replicas)
         self.steps_per_epoch, self.dropped = self._order.steps_per_epoch, self._order.dropped
         if self.steps_per_epoch < 1:
             raise UserError(_too_few(len(source), config))
         self._config, self._share, self._labels = config, share, source.labels
+        self._agree, self._bad_images = agree, bad_images or BadImageLog()
+        self._own_samples = config.samples_per_step // config.replication_factor * len(share.replicas)
         self._reader: Optional[BatchReader] = None
         if share.images:
-            own_samples = config.samples_per_step // config.replication_factor * len(share.replicas)
-            self._reader = BatchReader(Samples(source, config, augmented=True), config, own_samples, keep_workers=True)
-        self._images: Iterator[Tensor] = iter(())
-        self._position: Optional[Tuple[int, int]] = None  # (epoch, step) of the next of `_images`
+            samples = Samples(source, config, augmented=True)
+            self._reader = BatchReader(samples, config, self._own_samples, keep_workers=True)
+        self._batches: Iterator[ReadBatch] = iter(())
+        self._position: Optional[Tuple[int, int]] = None  # (epoch, step) of the next of `_batches`
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[HostBatch]:
         """The host batches of an epoch from `start_step` on, without reading those before."""
+        config = self._config
         for step in range(start_step, self.steps_per_epoch):
+            read = self._read(self._reader, epoch, step) if self._reader is not None else None
+            indices = self._order.step(epoch, step)
+            if config.bad_images == "skip":
+                indices = self._without_bad_ones(epoch, step, indices, read)
+            mix = self._mix(epoch, step) if config.mixup or config.cutmix else None
             yield HostBatch(
                 epoch=epoch,
                 step=step,
-                images=self._read(self._reader, epoch, step) if self._reader is not None else None,
-                targets=self._targets(epoch, step) if self._share.targets else None,
-                mixup_lambda=self._mixup_lambda(epoch, step) if self._config.mixup else None,
+                images=read.images if read is not None else None,
+                targets=torch.from_numpy(_labels_of(self._labels, indices)) if self._share.targets else None,
+                mix=mix.images if mix is not None else None,
+                label_weights=mix.labels if mix is not None else None,
+                num_replaced=len(read.bad) if read is not None else 0,
             )
 
-    def _read(self, reader: BatchReader, epoch: int, step: int) -> Tensor:
+    def _read(self, reader: BatchReader, epoch: int, step: int) -> ReadBatch:
         """The images of a step. Workers read on, into the next epoch; only a jump makes them begin anew."""
         if self._position != (epoch, step):
-            self._images = reader.read(self._order.following(epoch, step))
+            self._batches = reader.read(self._order.following(epoch, step))
         self._position = (epoch, step + 1) if step + 1 < self.steps_per_epoch else (epoch + 1, 0)
-        return next(self._images)
+        return next(self._batches)
 
-    def _targets(self, epoch: int, step: int) -> Tensor:
-        return torch.from_numpy(self._labels[self._order.step(epoch, step)])
+    def _without_bad_ones(self, epoch: int, step: int, indices: np.ndarray, read: Optional[ReadBatch]) -> np.ndarray:
+        """The samples of a step as they are in its images, in every process that has a part in them."""
+        used = None
+        if read is not None:
+            used = torch.from_numpy(indices)
+            for bad in read.bad:
+                self._bad_images.add(bad)
+                used[bad.row], read.images[bad.row] = self._stand_in(epoch, step, bad)
+        return self._agree(used, len(indices)).numpy()
 
-    def _mixup_lambda(self, epoch: int, step: int) -> Tensor:
-        """float32 [device_iterations]: one weight an update, by the update's number since the run began."""
-        config = self._config
-        assert config.alpha is not None, "the config checks it"
-        first = (epoch * self.steps_per_epoch + step) * config.device_iterations
-        updates = range(first, first + config.device_iterations)
-        return torch.tensor([draw_lambda(config.random_seed, update, config.alpha) for update in updates])
+    def _stand_in(self, epoch: int, step: int, bad: Bad) -> Tuple[int, Tensor]:
+        """The next readable sample of the epoch's order, and its image."""
+        assert self._reader is not None
+        for tries, index in enumerate(self._order.after(epoch, step, bad.row)):
+            image, failed = self._reader.read_one(epoch, index)
+            if not failed:
+                return index, image[0]
+            if tries == MOST_TRIES:
+                break
+        raise UserError(
+            f"cannot read image {bad.where}: {bad.reason}; nor {tries + 1:,} others after it.\n"
+            "       Look at the data set with verify.py."
+        )
+
+    def _mix(self, epoch: int, step: int) -> Mix:
+        """How the own images of a step are mixed, by the number of each update since the run began."""
+        first = (epoch * self.steps_per_epoch + step) * self._config.device_iterations
+        updates = range(first, first + self._config.device_iterations)
+        parts = [draw_mix(self._config, update, self._share.replicas) for update in updates]
+        return Mix(*(torch.cat(columns) for columns in zip(*parts)))
 
 
 class EvalLoader:
@@ -89,11 +138,16 @@ class EvalLoader:
         num_shares: int,
         images: bool,
         targets: bool,
+        agree: Agree = _alone,
+        bad_images: Optional[BadImageLog] = None,
     ) -> None:
         if len(source) < 1:
             raise UserError(f"dataset = {config.dataset} has no validation images.")
-        self._indices = np.arange(share_index, len(source), num_shares)
+        self.multi_label = source.labels.ndim == 2
+        self._indices = range(share_index, len(source), num_shares)
         self._batch_size, self._has_targets, self._labels = batch_size, targets, source.labels
+        self._agree = agree if config.bad_images == "skip" else None
+        self._bad_images = bad_images or BadImageLog()
         self._num_batches = -(-len(source) // (num_shares * batch_size))
         self._reader: Optional[BatchReader] = None
         if images:
@@ -104,22 +158,44 @@ class EvalLoader:
         return self._num_batches
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        batches = [self._batch_indices(number) for number in range(self._num_batches)]
-        images = self._reader.read(Order(None, indices) for indices in batches) if self._reader else None
-        for indices in batches:
+        orders = (Order(None, self._batch_indices(number)) for number in range(self._num_batches))
+        batches = self._reader.read(orders) if self._reader else None
+        for number in range(self._num_batches):
+            indices = self._batch_indices(number)
+            read = next(batches) if batches is not None else None
             yield EvalBatch(
                 num_valid=len(indices),
-                images=next(images) if images is not None else None,
+                rows=self._rows(indices, read),
+                images=read.images if read is not None else None,
                 targets=self._targets(indices) if self._has_targets else None,
             )
 
     def _batch_indices(self, number: int) -> np.ndarray:
-        return self._indices[number * self._batch_size : (number + 1) * self._batch_size]
+        part = self._indices[number * self._batch_size : (number + 1) * self._batch_size]
+        return np.arange(part.start, part.stop, part.step)
+
+    def _rows(self, indices: np.ndarray, read: Optional[ReadBatch]) -> Tensor:
+        """The rows that count, in every process that has a part in the batch."""
+        rows = torch.arange(len(indices))
+        if self._agree is None:
+            return rows
+        if read is not None:
+            for bad in read.bad:
+                self._bad_images.add(bad)
+                rows[bad.row] = LEFT_OUT
+        rows = self._agree(rows if read is not None else None, len(indices))
+        return rows[rows != LEFT_OUT]
 
     def _targets(self, indices: np.ndarray) -> Tensor:
-        targets = torch.zeros(self._batch_size, dtype=torch.int64)
-        targets[: len(indices)] = torch.from_numpy(self._labels[indices])
-        return targets
+        labels = _labels_of(self._labels, indices)
+        targets = np.zeros((self._batch_size, *labels.shape[1:]), dtype=labels.dtype)
+        targets[: len(indices)] = labels
+        return torch.from_numpy(targets)
+
+
+def _labels_of(labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """int64 [n], or uint8 [n, K] where images have several labels."""
+    return labels[indices].astype(np.int64 if labels.ndim == 1 else np.uint8)
 
 
 def _too_few(num_samples: int, config: Config) -> str:

@@ -29,10 +29,20 @@ class TrainOrder:
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Samples of a host step, seen as [device iteration][accumulation][replica][micro], flattened."""
-        config = self._config
-        size = config.samples_per_step
-        indices = self._permutation(epoch)[step * size : (step + 1) * size]
-        layout = indices.reshape(-1, config.replication_factor, config.micro_batch_size)
+        return self._permutation(epoch)[self._positions(step)]
+
+    def after(self, epoch: int, step: int, row: int) -> Iterator[int]:
+        """The samples that follow a row of `step` in the epoch's order, round to the one before it."""
+        order, position = self._permutation(epoch), int(self._positions(step)[row])
+        for distance in range(1, self._num_samples):
+            yield int(order[(position + distance) % self._num_samples])
+
+    def _positions(self, step: int) -> np.ndarray:
+        """Where the samples of a host step stand in the epoch's order."""
+        config, size = self._config, self._config.samples_per_step
+        layout = np.arange(step * size, (step + 1) * size).reshape(
+            -1, config.replication_factor, config.micro_batch_size
+        )
         return layout[:, self._replicas].reshape(-1)
 
     def following(self, epoch: int, step: int) -> Iterator[Order]:

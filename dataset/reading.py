@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Iterable, Iterator, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Iterable, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import machine
+from dataset.bad_images import Bad
 from dataset.order import Order
 from dataset.samples import AT_ONCE, Samples
-from errors import UserError
 
 if TYPE_CHECKING:
     from config import Config
@@ -35,6 +36,7 @@ class BatchReader:
 
     def __init__(self, samples: Samples, config: Config, batch_size: int, keep_workers: bool) -> None:
         self._samples, self._batch_size = samples, batch_size
+        self._stops = config.bad_images == "stop"
         self._pinned = config.pin_memory and machine.num_gpus(config.device) > 0
         self._tasks = _Tasks(1)
         self._loader: Optional[DataLoader[Any]] = None
@@ -49,46 +51,63 @@ class BatchReader:
                 sampler=self._tasks,
                 num_workers=num_workers,
                 collate_fn=_unchanged,  # type: ignore[arg-type]  # declared for lists
+                # In a process that was itself started by a server, torch would start these so too: 2 s each, with copies of all
+                # that the source holds.
+                multiprocessing_context="fork" if sys.platform == "linux" else None,
                 worker_init_fn=_leave_signals_to_the_main_process,
                 prefetch_factor=sizes.ahead,
                 persistent_workers=keep_workers,
                 generator=torch.Generator(),  # else it would draw its seed from the default one
             )
 
-    def read(self, orders: Iterable[Order]) -> Iterator[Tensor]:
-        """uint8 [batch_size, C, image_size, image_size] of each order. Ends the read before it. Raises UserError."""
+    def read(self, orders: Iterable[Order]) -> Iterator[ReadBatch]:
+        """The batch of each order. Ends the read before it. Raises UserError for a bad image where the policy is to stop."""
         if self._loader is None:
             for epoch, indices in orders:
                 rows = self._empty_batch(len(indices))
-                self._samples.write(rows, epoch, indices)
-                yield rows
+                bad = self._samples.write(rows, epoch, indices)
+                if bad and self._stops:
+                    raise bad[0].as_error()
+                yield ReadBatch(rows, bad)
             return
         self._tasks.orders = orders
         chunks = iter(self._loader)
         for first in chunks:
-            batch, error = self._assemble(first, chunks)
-            if error is not None:
+            batch = self._assemble(first, chunks)
+            if batch.bad and self._stops:
                 # Workers end here: an exception keeps alive, by its traceback, what would end them.
                 self._loader = None
                 del chunks
-                raise UserError(error)
+                raise batch.bad[0].as_error()
             yield batch
 
-    def _assemble(self, first: _Chunk, more: Iterator[_Chunk]) -> Tuple[Tensor, Optional[str]]:
-        """A batch from its chunks, or the error of one of them."""
-        rows, begin = self._empty_batch(0), 0
+    def read_one(self, epoch: int, index: int) -> ReadBatch:
+        """One image, read in this process: a batch of one row."""
+        return ReadBatch(*self._samples.read(epoch, np.array([index])))
+
+    def _assemble(self, first: _Chunk, more: Iterator[_Chunk]) -> ReadBatch:
+        """A batch from its chunks, or those up to the first bad image where the policy is to stop."""
+        rows, begin, bad = self._empty_batch(0), 0, []
         for chunk in itertools.chain((first,), more):
+            bad += [one._replace(row=begin + one.row) for one in chunk.bad]
             if chunk.images is not None:
                 rows[begin : begin + len(chunk.images)] = chunk.images
                 begin += len(chunk.images)
-            if chunk.is_last or chunk.error is not None:
-                return rows, chunk.error
+            if chunk.is_last or (bad and self._stops):
+                return ReadBatch(rows, bad)
         raise AssertionError("tasks end with a last chunk")
 
     def _empty_batch(self, num_valid: int) -> Tensor:
-        rows = torch.empty((self._batch_size, *self._samples.shape), dtype=torch.uint8, pin_memory=self._pinned)
+        rows = self._samples.empty(self._batch_size, self._pinned)
         rows[num_valid:] = 0
         return rows
+
+
+class ReadBatch(NamedTuple):
+    """uint8 [batch_size, C, image_size, image_size], and which of its rows could not be read."""
+
+    images: Tensor
+    bad: List[Bad]
 
 
 @dataclass(frozen=True)
@@ -120,7 +139,7 @@ class _Task(NamedTuple):
 
 class _Chunk(NamedTuple):
     images: Optional[Tensor]
-    error: Optional[str]
+    bad: List[Bad]
     is_last: bool
 
 
@@ -146,12 +165,9 @@ class _Chunks(torch.utils.data.Dataset):
         self._samples = samples
 
     def __getitem__(self, task: _Task) -> _Chunk:
-        try:
-            images = self._samples.read(*task.order) if len(task.order.indices) else None
-            return _Chunk(images, None, task.is_last)
-        except UserError as error:
-            # As a value: raised, torch would bury the message in its own text and traceback.
-            return _Chunk(None, str(error), task.is_last)
+        if not len(task.order.indices):
+            return _Chunk(None, [], task.is_last)
+        return _Chunk(*self._samples.read(*task.order), task.is_last)
 
 
 def _unchanged(chunk: _Chunk) -> _Chunk:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Callable, Dict, Optional
 
-from dataset import cifar, digits, folder, generated
 from dataset.base import Source, check_labels
 from dataset.held_out import Subset, held_out_split
+from dataset.sources import chest_xray, cifar, csv_table, digits, folder, generated, hub, webdataset
 
 if TYPE_CHECKING:
     from config import Config
 
 # Each opens the "train" or the "validation" set that its data comes with; None where it comes without.
 SOURCES: Dict[str, Callable[[Config, str], Optional[Source]]] = {
+    "chest_xray": chest_xray.open_chest_xray,
     "cifar10": cifar.open_cifar,
     "cifar100": cifar.open_cifar,
+    "csv": csv_table.open_csv,
     "digits": digits.open_digits,
     "folder": folder.open_folder,
     "generated": generated.open_generated,
+    "hub": hub.open_hub,
     "imagenet1k": folder.open_folder,
+    "webdataset": webdataset.open_webdataset,
 }
 
 

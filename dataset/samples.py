@@ -1,16 +1,18 @@
-"""From sample numbers to pixels: read, bring to the config's channels, transform."""
+"""From sample numbers to pixels: read, decode, bring to the config's channels, transform."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional
+import random
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.augment import EvalTransform, TrainTransform
-from dataset.base import Source
-from dataset.decode import to_channels
+from dataset.bad_images import Bad
+from dataset.base import BadImageError, Source
+from dataset.decode import open_picture
+from dataset.transforms.augment import EvalTransform, TrainTransform
 from seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -30,29 +32,53 @@ class Samples:
         self.source = source
         self.shape = (config.num_channels, config.image_size, config.image_size)
         self._seed = config.random_seed
+        self._max_pixels = config.max_image_pixels
         self._train_transform = TrainTransform(config) if augmented and not source.is_ready else None
         self._eval_transform = EvalTransform(config)
 
-    def write(self, rows: Tensor, epoch: Optional[int], indices: np.ndarray) -> None:
-        """Writes the images of `indices` [n] into the first n of `rows` [n or more, *shape]."""
+    def empty(self, count: int, pinned: bool = False) -> Tensor:
+        """Room for images, uint8 [count, *shape]. Colours lie last in memory, as decoders write and resizing reads them."""
+        colours_last = self.shape[0] == 3 and not self.source.is_ready
+        layout = torch.channels_last if colours_last else torch.contiguous_format
+        return torch.empty((count, *self.shape), dtype=torch.uint8, memory_format=layout, pin_memory=pinned)
+
+    def write(self, rows: Tensor, epoch: Optional[int], indices: np.ndarray) -> List[Bad]:
+        """Writes the images of `indices` [n] into the first n of `rows` [n or more, *shape]; zeros for those returned."""
         if self.source.is_ready:  # straight there, without a batch in between
             for row, index in zip(rows, indices.tolist()):
-                row.copy_(self.source.image(index))
-            return
+                row.copy_(self.source.item(index))  # type: ignore[arg-type]  # ready ones are decoded
+            return []
+        found: List[Bad] = []
         for begin in range(0, len(indices), AT_ONCE):
             part = indices[begin : begin + AT_ONCE]
-            rows[begin : begin + len(part)] = self.read(epoch, part)
+            images, bad = self.read(epoch, part)
+            rows[begin : begin + len(part)] = images
+            found += [one._replace(row=begin + one.row) for one in bad]
+        return found
 
-    def read(self, epoch: Optional[int], indices: np.ndarray) -> Tensor:
-        """The images of `indices` [n], [n, *shape], n at least 1."""
-        images = [self.source.image(index) for index in indices.tolist()]
+    def read(self, epoch: Optional[int], indices: np.ndarray) -> Tuple[Tensor, List[Bad]]:
+        """The images of `indices` [n], [n, *shape], n at least 1; zeros for those that cannot be read."""
+        images = self.empty(len(indices))
         if self.source.is_ready:
-            return torch.stack(images)
-        images = [to_channels(image, self.shape[0]) for image in images]
-        if self._train_transform is None:
-            return self._eval_transform(images)
-        assert epoch is not None, "augmentation depends on the epoch"
-        return self._train_transform(images, [self._seed_of(epoch, index) for index in indices.tolist()])
+            return images, self.write(images, epoch, indices)
+        draws = [random.Random(self._seed_of(epoch, index)) for index in indices.tolist()]
+        bad: List[Bad] = []
+        for row, index in enumerate(indices.tolist()):
+            try:
+                images[row] = self._one(index, draws[row])
+            except BadImageError as error:
+                bad.append(Bad(row, error.where, error.reason))
+                images[row] = 0
+        if self._train_transform is not None:
+            images = self._train_transform.finish(images, draws)
+            images[[one.row for one in bad]] = 0
+        return images, bad
 
-    def _seed_of(self, epoch: int, index: int) -> int:
-        return derive_seed(self._seed, "augment", epoch, index)
+    def _one(self, index: int, draw: random.Random) -> Tensor:
+        picture = open_picture(self.source.item(index), self.shape[0], self._max_pixels)
+        if self._train_transform is None:
+            return self._eval_transform.cut(picture)
+        return self._train_transform.cut(picture, draw)
+
+    def _seed_of(self, epoch: Optional[int], index: int) -> int:
+        return 0 if epoch is None else derive_seed(self._seed, "augment", epoch, index)

@@ -16,6 +16,8 @@ class Architecture:
     image_size: Tuple[int, int] = (224, 224)
     patch_size: Tuple[int, int] = (16, 16)
     num_channels: int = 3
+    pixel_mean: Tuple[float, ...] = (0.5,)
+    pixel_std: Tuple[float, ...] = (0.5,)
     embed_dim: int = 768
     depth: int = 12
     num_heads: int = 12
@@ -60,6 +62,8 @@ def architecture_of(config: Config) -> Architecture:
         image_size=(config.image_size, config.image_size),
         patch_size=config.patch_size,
         num_channels=config.num_channels,
+        pixel_mean=config.image_mean,
+        pixel_std=config.image_std,
         embed_dim=config.hidden_size,
         depth=config.num_hidden_layers,
         num_heads=config.num_attention_heads,

@@ -1,7 +1,8 @@
 """Losses over packed targets, always in float32.
 
-Targets travel as one float32 tensor (pipeline schedules take one): [B, 1] holds labels, [B, 3] holds mixup's
-(label a, label b, weight of a). Labels below 2^24 are exact in float32.
+Targets travel as one float32 tensor (pipeline schedules take one): [B, 1] holds labels, [B, 3] those of mixed images
+(label a, label b, weight of a), [B, K, 1] the shares (0 to 1) of K labels of which an image may have several. Labels below 2^24
+are exact in float32.
 """
 
 from __future__ import annotations
@@ -13,21 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pack_targets(labels: Tensor, micro_batch_size: int, mixup_lambda: Optional[float] = None) -> Tensor:
-    """Labels [S] -> [S, 1], or with a mixing weight [S, 3], where each sample's partner is its predecessor in the micro-batch."""
-    if mixup_lambda is None:
+def pack_targets(labels: Tensor, micro_batch_size: int, weights: Optional[Tensor] = None) -> Tensor:
+    """Labels [S] or [S, K] packed. With `weights` [S], each label's partner is its predecessor's in the micro-batch."""
+    partners = None
+    if weights is not None:
+        partners = labels.view(-1, micro_batch_size, *labels.shape[1:]).roll(1, dims=1).view(labels.shape).float()
+    if labels.dim() == 2:
+        shares = labels.float()
+        if partners is not None and weights is not None:
+            shares = partners + weights.unsqueeze(1) * (shares - partners)
+        return shares.unsqueeze(2)
+    if partners is None or weights is None:
         return labels.float().unsqueeze(1)
-    partners = labels.view(-1, micro_batch_size).roll(1, dims=1).flatten()
-    weights = torch.full_like(labels, mixup_lambda, dtype=torch.float32)
-    return torch.stack([labels.float(), partners.float(), weights], dim=1)
+    return torch.stack([labels.float(), partners, weights], dim=1)
 
 
 def classification_loss(logits: Tensor, targets: Tensor, kind: str = "CELoss", label_smoothing: float = 0.0) -> Tensor:
-    """Mean loss over a micro-batch: logits [B, K], packed targets [B, 1] or [B, 3]. `kind` is CELoss or SigmoidCELoss.
+    """Mean loss over a micro-batch: logits [B, K], packed targets. `kind` is CELoss or SigmoidCELoss.
 
     SigmoidCELoss sums the binary cross entropies of a sample's K labels (as arXiv 2106.07998 trains ImageNet).
     """
     logits = logits.float()
+    if targets.dim() == 3:
+        wanted = targets[:, :, 0] * (1.0 - label_smoothing) + 0.5 * label_smoothing
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1).mean()
     if targets.shape[1] == 1:
         return _loss(logits, targets[:, 0].long(), kind, label_smoothing).mean()
     loss_a = _loss(logits, targets[:, 0].long(), kind, label_smoothing)
@@ -47,7 +57,13 @@ def _loss(logits: Tensor, labels: Tensor, kind: str, label_smoothing: float) -> 
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:
-    """Number of right top-1 answers of a micro-batch, a float32 scalar; under mixup each label counts with its weight."""
+    """Number of right top-1 answers of a micro-batch, a float32 scalar; of mixed images, each label counts with its weight.
+
+    Where images have several labels: the share of them that is right, answered at a probability of one half.
+    """
+    if targets.dim() == 3:
+        shares = targets[:, :, 0]
+        return torch.where(logits > 0, shares, 1.0 - shares).mean(dim=1).sum()
     answers = logits.argmax(dim=1)
     right = (answers == targets[:, 0]).float()
     if targets.shape[1] == 1:

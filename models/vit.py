@@ -6,7 +6,7 @@ Parameter names and shapes are timm's. Which device computes which units is the 
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +18,37 @@ from models.stages import Stage, plan_stages
 from seeding import derive_seed
 
 
-def normalize_pixels(images: Tensor) -> Tensor:
-    """uint8 pixels [B, C, H, W] to float32 in [-1, 1] (mean and deviation 0.5, as ViTs are trained); floats pass unchanged."""
-    return images.float().div_(127.5).sub_(1.0) if images.dtype == torch.uint8 else images
+def normalize_pixels(images: Tensor, mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,)) -> Tensor:
+    """uint8 pixels [B, C, H, W] to float32, (pixel / 255 - mean) / std, with one mean and deviation or one a channel.
+
+    Floats pass unchanged.
+    """
+    if images.dtype != torch.uint8:
+        return images
+    images = images.float()
+    parts = (images,) if len(mean) == len(std) == 1 else images.split(1, dim=1)
+    for channel, part in enumerate(parts):
+        own_mean, own_std = mean[channel % len(mean)], std[channel % len(std)]
+        part.div_(255.0 * own_std).sub_(own_mean / own_std)
+    return images
 
 
-def mix_images(images: Tensor, mixup_lambda: Tensor) -> Tensor:
-    """mixup (arXiv 1710.09412) inside a micro-batch: each image with its predecessor. `mixup_lambda` [B], all alike."""
-    weight = mixup_lambda.to(images.dtype).view(-1, 1, 1, 1)
-    return weight * images + (1.0 - weight) * images.roll(1, 0)
+def mix_images(images: Tensor, mix: Tensor) -> Tensor:
+    """Mixes each image of a micro-batch with its predecessor (the first with the last).
+
+    `mix` [B, 1]: the weight of its own pixels (mixup, arXiv 1710.09412). [B, 5]: that, and the rectangle in which all is the
+    predecessor's (CutMix, arXiv 1905.04899): top, bottom, left, right in pixels, bottom and right exclusive.
+    """
+    others = images.roll(1, 0)
+    weight, *edges = mix.to(images.dtype).view(*mix.shape, 1, 1, 1).unbind(1)
+    mixed = weight * images + (1.0 - weight) * others
+    if not edges:
+        return mixed
+    top, bottom, left, right = edges
+    rows = torch.arange(images.shape[2], device=images.device).view(-1, 1)
+    columns = torch.arange(images.shape[3], device=images.device)
+    pasted = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # [B, 1, H, W]
+    return torch.where(pasted, others, mixed)
 
 
 class DropPath(nn.Module):
@@ -179,20 +201,20 @@ class VisionTransformer(nn.Module):
             self.head = nn.Linear(arch.head_input_dim, arch.num_labels)
         self.dropout_key: tuple[int, ...] = ()
 
-    def forward(self, x: Tensor, mixup_lambda: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, mix: Optional[Tensor] = None) -> Tensor:
         if self.stage.has_embed:
             self._seed_dropout("embed")
-            x = self.embed(x, mixup_lambda)
+            x = self.embed(x, mix)
         for index, block in self.blocks.items():
             self._seed_dropout(f"block {index}")
             x = block(x)
         return self.classify(x) if self.stage.has_head else x
 
-    def embed(self, images: Tensor, mixup_lambda: Optional[Tensor] = None) -> Tensor:
+    def embed(self, images: Tensor, mix: Optional[Tensor] = None) -> Tensor:
         """Images [B, C, H, W] -> tokens [B, N, D]."""
-        images = normalize_pixels(images)
-        if mixup_lambda is not None:
-            images = mix_images(images, mixup_lambda)
+        images = normalize_pixels(images, self.arch.pixel_mean, self.arch.pixel_std)
+        if mix is not None:
+            images = mix_images(images, mix)
         patches = self.patch_embed(images)
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
         return self.pos_drop(tokens + self.pos_embed)

@@ -68,6 +68,10 @@ class Runtime(Protocol):
         """Sum of a small float64 tensor over all processes."""
         ...
 
+    def from_first_stage(self, values: Optional[Tensor], size: int) -> Tensor:
+        """int64 [size] that the process with the first stage of this replica gives, in all processes of the replica."""
+        ...
+
     def maximum(self, value: int) -> int:
         """The largest of the processes' values."""
         ...

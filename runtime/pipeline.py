@@ -48,13 +48,13 @@ class StageModule(nn.Module):
     def start_update(self, weight_update: int) -> None:
         self.weight_update, self.next_micro_batch = weight_update, 0
 
-    def forward(self, x: Tensor, mixup_lambda: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mix: Tensor | None = None) -> Tensor:
         if self.training:
             number = self._numbers[self.next_micro_batch]
             self.model.dropout_key = (self._config.random_seed, self.weight_update, number)
             self.next_micro_batch += 1
         with autocast(self._config.precision, self._device):
-            return self.model(x, mixup_lambda)
+            return self.model(x, mix)
 
 
 class PipelineRuntime:
@@ -107,7 +107,7 @@ class PipelineRuntime:
                 index,
                 self.num_parts,
                 self.device,
-                input_args=_example_input(arch, model, batch_size, self.device, mixup=self.config.mixup, trains=True),
+                input_args=_example_input(arch, model, batch_size, self.device, _mix_columns(self.config), trains=True),
                 output_args=_example_output(arch, model, batch_size, self.device, trains=True),
                 group=self._pipeline_group,
             )
@@ -164,8 +164,7 @@ class PipelineRuntime:
         for iteration in range(config.device_iterations):
             for module in self._modules:
                 module.start_update(first_update + iteration)
-            weight = None if batch.mixup_lambda is None else float(batch.mixup_lambda[iteration])
-            self._run_schedule(batch, iteration, weight)
+            self._run_schedule(batch, iteration)
             self._reduce_over_replicas()
             self.update.apply(learning_rate)
             if self.update.must_stop:
@@ -179,7 +178,7 @@ class PipelineRuntime:
             skipped_updates=self.update.skipped,
         )
 
-    def _run_schedule(self, batch: HostBatch, iteration: int, mixup_lambda: float | None) -> None:
+    def _run_schedule(self, batch: HostBatch, iteration: int) -> None:
         """Forward and backward of all micro-batches of one weight update."""
         size = self.micro_batches * self.config.micro_batch_size
         rows = slice(iteration * size, (iteration + 1) * size)
@@ -187,10 +186,11 @@ class PipelineRuntime:
         if batch.images is not None:
             images = batch.images[rows].to(self.device, non_blocking=True)
             arguments.append(images)
-            if mixup_lambda is not None:
-                arguments.append(torch.full((size,), mixup_lambda, device=self.device))
+            if batch.mix is not None:
+                arguments.append(batch.mix[rows].to(self.device, non_blocking=True))
         if batch.targets is not None:
-            targets = pack_targets(batch.targets[rows], self.config.micro_batch_size, mixup_lambda).to(self.device)
+            weights = None if batch.label_weights is None else batch.label_weights[rows]
+            targets = pack_targets(batch.targets[rows], self.config.micro_batch_size, weights).to(self.device)
         assert self._schedule is not None, "a runtime built to validate cannot train"
         self._schedule.step(*arguments, target=targets, return_outputs=False)
 
@@ -256,6 +256,13 @@ class PipelineRuntime:
         dist.all_reduce(totals)
         return totals.cpu()
 
+    def from_first_stage(self, values: Tensor | None, size: int) -> Tensor:
+        tensor = (torch.empty(size, dtype=torch.int64) if values is None else values).to(self.device)
+        if self.placement.pipeline_size > 1:
+            first = self.placement.replica_group(self.rank) * self.placement.pipeline_size
+            dist.broadcast(tensor, src=first, group=self._pipeline_group)
+        return tensor.cpu()
+
     def maximum(self, value: int) -> int:
         tensor = torch.tensor(value, device=self.device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
@@ -288,16 +295,21 @@ def _example_input(
     model: VisionTransformer,
     batch_size: int,
     device: torch.device,
-    mixup: bool = False,
+    mix_columns: int = 0,
     trains: bool = False,
 ) -> tuple[Tensor, ...]:
-    """What a stage takes, without data: images (and mixing weights) or tokens. Tokens that need gradients are sent back."""
+    """What a stage takes, without data: images (and how to mix them) or tokens. Tokens that need gradients are sent back."""
     if not model.stage.has_embed:
         # After the last block only the class token is left (`vit.Block`).
         tokens = 1 if not model.stage.blocks else arch.num_tokens
         return (torch.empty(batch_size, tokens, arch.embed_dim, device=device, requires_grad=trains),)
     images = torch.empty(batch_size, arch.num_channels, *arch.image_size, dtype=torch.uint8, device=device)
-    return (images, torch.empty(batch_size, device=device)) if mixup else (images,)
+    return (images, torch.empty(batch_size, mix_columns, device=device)) if mix_columns else (images,)
+
+
+def _mix_columns(config: Config) -> int:
+    """Width of `HostBatch.mix`."""
+    return 5 if config.cutmix else 1 if config.mixup else 0
 
 
 def _example_output(

@@ -49,19 +49,18 @@ class SingleRuntime:
         self.model.train()
         self.update.skipped = 0
         images = batch.images.to(self.device, non_blocking=True).split(config.micro_batch_size)
+        targets = pack_targets(batch.targets, config.micro_batch_size, batch.label_weights)
+        targets = targets.to(self.device, non_blocking=True).split(config.micro_batch_size)
+        mix = None if batch.mix is None else batch.mix.to(self.device, non_blocking=True).split(config.micro_batch_size)
         micro_batches = config.gradient_accumulation * config.replication_factor  # of one weight update
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         for iteration in range(config.device_iterations):
-            weight = None if batch.mixup_lambda is None else float(batch.mixup_lambda[iteration])
-            targets = pack_targets(batch.targets, config.micro_batch_size, weight)
-            targets = targets.to(self.device, non_blocking=True)
             for micro_batch in range(micro_batches):
                 position = iteration * micro_batches + micro_batch
-                start = position * config.micro_batch_size
                 self.model.dropout_key = (config.random_seed, first_update + iteration, micro_batch)
                 part = self._forward_backward(
-                    images[position], targets[start : start + config.micro_batch_size], weight
+                    images[position], targets[position], None if mix is None else mix[position]
                 )
                 loss += part[0]
                 correct += part[1]
@@ -76,11 +75,10 @@ class SingleRuntime:
             skipped_updates=self.update.skipped,
         )
 
-    def _forward_backward(self, images: Tensor, targets: Tensor, mixup_lambda: Optional[float]) -> List[Tensor]:
+    def _forward_backward(self, images: Tensor, targets: Tensor, mix: Optional[Tensor]) -> List[Tensor]:
         """Accumulates one micro-batch's gradients; gives its mean loss and number of right answers."""
-        weights = None if mixup_lambda is None else torch.full((images.shape[0],), mixup_lambda, device=self.device)
         with autocast(self.config.precision, self.device):
-            logits = self.model(images, weights)
+            logits = self.model(images, mix)
         loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
         (loss * backward_seed(self.config)).backward()
         return [loss.detach(), count_correct(logits.detach(), targets)]
@@ -112,6 +110,10 @@ class SingleRuntime:
 
     def sum_totals(self, totals: Tensor) -> Tensor:
         return totals
+
+    def from_first_stage(self, values: Optional[Tensor], size: int) -> Tensor:
+        assert values is not None
+        return values
 
     def maximum(self, value: int) -> int:
         return value

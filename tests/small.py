@@ -9,6 +9,7 @@ from torch import Tensor
 
 from batch import DataShare, HostBatch
 from config import Config, load_config
+from dataset.mixing import draw_mix
 
 TINY_CONFIGS = """
 tiny:
@@ -45,18 +46,25 @@ def small_config(tmp_path: Any, command: str = "finetune", **overrides: Any) -> 
     return load_config(command, ["--config", "tiny", "--config-file", str(path)])
 
 
-def host_batch(config: Config, share: DataShare, step: int = 0, mixup_lambda: float = 0.3) -> HostBatch:
+def host_batch(config: Config, share: DataShare, step: int = 0) -> HostBatch:
     """A share of one host step of random images, the same whole batch for every share."""
     images, labels = _whole_batch(config, step)
     rows = _rows_of(config, share)
-    weights = torch.full((config.device_iterations,), mixup_lambda) if config.mixup else None
-    return HostBatch(0, step, images[rows] if share.images else None, labels[rows] if share.targets else None, weights)
+    images_of_share, targets = images[rows] if share.images else None, labels[rows] if share.targets else None
+    if not (config.mixup or config.cutmix):
+        return HostBatch(0, step, images_of_share, targets)
+    updates = range(step * config.device_iterations, (step + 1) * config.device_iterations)
+    parts = [draw_mix(config, update, share.replicas) for update in updates]
+    return HostBatch(0, step, images_of_share, targets, *(torch.cat(columns) for columns in zip(*parts)))
 
 
 def _whole_batch(config: Config, step: int) -> Tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1000 + step)
     shape = (config.samples_per_step, config.num_channels, config.image_size, config.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    if config.dataset == "csv":  # whose images may have several labels
+        kinds = (config.samples_per_step, config.num_labels)
+        return images, torch.randint(0, 2, kinds, dtype=torch.uint8, generator=generator)
     return images, torch.randint(0, config.num_labels, (config.samples_per_step,), generator=generator)
 
 

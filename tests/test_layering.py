@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = {"tests", "benchmarks", "docs", "data", "output", "runs"}
 
-COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan")
+COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan", "verify")
 LEAVES = ("config", "errors", "seeding", "batch")  # everyone may import these; they themselves, errors alone
 ROOMS = (
     *("allocation", "launch", "training", "checkpoint", "metrics", "placement", "machine", "optimization"),

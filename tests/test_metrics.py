@@ -22,7 +22,9 @@ def test_padded_batches_add_up_to_scikit_learns_figures(batch_size: int) -> None
         labels = LABELS[start : start + batch_size]
         missing = batch_size - len(rows)
         padded = torch.from_numpy(np.concatenate([rows, np.full((missing, 8), 7.0, np.float32)]))
-        totals += batch_totals(padded, torch.from_numpy(np.concatenate([labels, np.zeros(missing, int)])), len(rows))
+        totals += batch_totals(
+            padded, torch.from_numpy(np.concatenate([labels, np.zeros(missing, int)])), torch.arange(len(rows))
+        )
     result = result_of(totals)
     probabilities = torch.from_numpy(LOGITS).softmax(1).numpy()
     assert result.num_samples == 23
@@ -32,17 +34,17 @@ def test_padded_batches_add_up_to_scikit_learns_figures(batch_size: int) -> None
 
 
 def test_top5_of_three_classes_is_always_right() -> None:
-    totals = batch_totals(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), 4)
+    totals = batch_totals(torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.arange(4))
     assert result_of(totals).top5 == 1.0
 
 
 def test_a_batch_of_padding_alone_counts_nothing() -> None:
-    assert batch_totals(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), 0).tolist() == [0, 0, 0, 0]
+    assert batch_totals(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64), torch.arange(0)).tolist() == [0, 0, 0, 0]
 
 
 def test_the_loss_is_the_one_that_is_trained_with() -> None:
     logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
-    totals = batch_totals(logits, labels, 3, "SigmoidCELoss")
+    totals = batch_totals(logits, labels, torch.arange(3), "SigmoidCELoss")
     wanted = torch.eye(3)[labels[:3]]
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:3], wanted, reduction="sum")
     assert float(totals[0]) == pytest.approx(float(expected), rel=1e-6)

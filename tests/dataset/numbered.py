@@ -15,6 +15,7 @@ class Numbered:
     class_names: Tuple[str, ...] = ()
     is_cheap = False
     is_ready = True
+    notes: Tuple[str, ...] = ()
 
     def __init__(self, num_samples: int, shape: Tuple[int, int, int] = (3, 8, 8)) -> None:
         self.labels = np.arange(num_samples)
@@ -25,7 +26,7 @@ class Numbered:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
+    def item(self, index: int) -> Tensor:
         self.read.append(index)
         image = torch.zeros(self._shape, dtype=torch.uint8)
         image[0, 0, 0], image[0, 0, 1] = index // 256, index % 256

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dataset.registry import open_source
-from dataset.safe_pickle import load_pickle
+from dataset.sources.safe_pickle import load_pickle
 from errors import UserError
 from tests.small import small_config
 
@@ -115,10 +115,10 @@ def test_published_archives_are_read(tmp_path, kind, form):
     assert train.class_names[3] == "class3"
     assert train.num_classes == len(train.class_names)
     last_image = torch.from_numpy(pixels_of(parts - 1, 3)[2].reshape(3, 32, 32))
-    assert torch.equal(train.image(3 * parts - 1), last_image)
+    assert torch.equal(train.item(3 * parts - 1), last_image)
     validation = cifar(tmp_path, kind, path, "validation")
     assert validation.labels.tolist()[0] == parts
-    assert torch.equal(validation.image(0), torch.from_numpy(pixels_of(parts, 3)[0].reshape(3, 32, 32)))
+    assert torch.equal(validation.item(0), torch.from_numpy(pixels_of(parts, 3)[0].reshape(3, 32, 32)))
 
 
 def test_pickles_of_python_3_are_read_too(tmp_path):
@@ -226,7 +226,7 @@ def test_a_missing_archive_is_downloaded_whole_or_not_at_all(tmp_path, monkeypat
 
 
 def torchvision_class(kind):
-    import dataset.torchvision_operators  # noqa: F401
+    import dataset.transforms.torchvision_operators  # noqa: F401
 
     # isort: split
     from torchvision.datasets import CIFAR10, CIFAR100

@@ -29,7 +29,7 @@ def test_digits_are_scikit_learns(tmp_path):
     published = load_digits()
     assert len(source) == 1797
     assert source.labels.tolist() == published.target.tolist()
-    images = torch.stack([source.image(index) for index in range(1797)])
+    images = torch.stack([source.item(index) for index in range(1797)])
     assert images.shape == (1797, 1, 8, 8)
     assert images.dtype == torch.uint8
     np.testing.assert_array_equal(images[:, 0].numpy(), np.rint(published.images * 255 / 16))
@@ -47,7 +47,7 @@ def test_digits_hold_out_360_images_class_by_class(tmp_path):
 
 
 def image_bytes(source, index):
-    return source.image(index).numpy().tobytes(), int(source.labels[index])
+    return source.item(index).numpy().tobytes(), int(source.labels[index])
 
 
 def test_another_seed_holds_out_others(tmp_path):
@@ -98,7 +98,7 @@ def test_colour_turns_grey_as_pillow_does_it():
 
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     expected = np.asarray(Image.fromarray(pixels).convert("L")).astype(int)
-    found = to_channels(torch.from_numpy(pixels).permute(2, 0, 1), 1)[0].numpy().astype(int)
+    found = to_channels(pixels, 1)[:, :, 0].astype(int)
     assert np.abs(found - expected).max() <= 1  # Pillow's weights are rounded to 1/65536
 
 
@@ -109,7 +109,7 @@ def test_generated_data_has_all_labels_random_pixels_and_the_right_length(tmp_pa
     assert (len(train), len(validation)) == (40, 8)
     assert set(train.labels.tolist()) == set(range(7))
     assert train.labels.dtype == np.int64
-    pixels = torch.stack([train.image(index) for index in range(40)])
+    pixels = torch.stack([train.item(index) for index in range(40)])
     assert pixels.shape == (40, 3, 8, 8)
     assert pixels.dtype == torch.uint8
     # 7,680 uniform bytes: standard error of the mean 0.84.
@@ -120,7 +120,7 @@ def test_generated_data_has_all_labels_random_pixels_and_the_right_length(tmp_pa
 
 def test_generated_data_is_a_function_of_seed_split_and_index(tmp_path):
     def image(seed, split, index):
-        return open_source(small_config(tmp_path, random_seed=seed), split).image(index).numpy().tobytes()
+        return open_source(small_config(tmp_path, random_seed=seed), split).item(index).numpy().tobytes()
 
     assert image(1, "train", 0) == image(1, "train", 0)
     assert len({image(1, "train", 0), image(2, "train", 0), image(1, "validation", 0), image(1, "train", 1)}) == 4
@@ -130,13 +130,13 @@ def test_generated_images_reach_the_model_as_they_are(tmp_path):
     config = small_config(tmp_path, rotation=30, horizontal_flip=True)  # and a random crop, by default
     source = open_source(config, "train")
     batch = next(TrainLoader(source, config, DataShare((0,))).epoch(0))
-    known = {source.image(index).numpy().tobytes() for index in range(len(source))}
+    known = {source.item(index).numpy().tobytes() for index in range(len(source))}
     assert {image.numpy().tobytes() for image in batch.images} == known
 
 
 @pytest.mark.parametrize("package", ["torchvision", "timm"])
 def test_torchvision_can_be_imported_once_its_operators_are_declared(package):
-    program = f"import dataset.torchvision_operators, {package}, torchvision; print(torchvision.__version__)"
+    program = f"import dataset.transforms.torchvision_operators, {package}, torchvision; print(torchvision.__version__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("0.")

@@ -10,7 +10,6 @@ import torch
 
 from batch import DataShare
 from dataset.loader import TrainLoader
-from dataset.mixup import draw_lambda
 from errors import UserError
 from seeding import derive_seed
 from tests.dataset.numbered import Numbered, numbers
@@ -93,7 +92,8 @@ def test_a_start_in_mid_epoch_gives_the_remaining_batches_and_reads_nothing_befo
     for resumed, uninterrupted in zip(rest, whole[start:]):
         assert torch.equal(resumed.images, uninterrupted.images)
         assert torch.equal(resumed.targets, uninterrupted.targets)
-        assert torch.equal(resumed.mixup_lambda, uninterrupted.mixup_lambda)
+        assert torch.equal(resumed.mix, uninterrupted.mix)
+        assert torch.equal(resumed.label_weights, uninterrupted.label_weights)
     assert source.read == [number for batch in rest for number in batch.targets.tolist()]
 
 
@@ -109,25 +109,6 @@ def test_a_share_without_targets_has_none(tmp_path):
     batch = next(TrainLoader(Numbered(40), small_config(tmp_path), DataShare((0,), targets=False)).epoch(0))
     assert batch.targets is None
     assert len(batch.images) == 8
-
-
-def test_mixup_has_one_weight_for_each_weight_update_of_the_run(tmp_path):
-    config = small_config(tmp_path, mixup=True, alpha=0.5, **STEP)
-    loader = TrainLoader(Numbered(75), config, DataShare((1,)))  # 3 steps of 2 updates an epoch
-    weights = torch.cat([batch.mixup_lambda for epoch in (0, 1) for batch in loader.epoch(epoch)])
-    assert weights.dtype == torch.float32
-    assert weights.tolist() == pytest.approx([draw_lambda(42, update, 0.5) for update in range(12)])
-    assert len(set(weights.tolist())) == 12
-    assert next(TrainLoader(Numbered(75), small_config(tmp_path), WHOLE).epoch(0)).mixup_lambda is None
-
-
-def test_mixup_weights_follow_the_beta_distribution():
-    draws = np.array([draw_lambda(7, update, 0.5) for update in range(4000)])
-    assert draws.min() >= 0
-    assert draws.max() <= 1
-    # Beta(a, a) has mean 1/2 and variance 1 / (4 (2 a + 1)); standard errors of 4,000 draws: 0.0056 and 0.001.
-    assert draws.mean() == pytest.approx(0.5, abs=0.02)
-    assert draws.var() == pytest.approx(1 / 8, abs=0.005)
 
 
 def test_too_few_samples_for_a_host_step_is_explained(tmp_path):

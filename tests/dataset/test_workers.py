@@ -95,8 +95,8 @@ def test_a_worker_has_one_thread_and_a_process_group_of_its_own(tmp_path):
 class Introspective(Numbered):
     """Images tell of the process that made them: its threads, and whether it leads its process group."""
 
-    def image(self, index):
-        image = super().image(index)
+    def item(self, index):
+        image = super().item(index)
         image[0, 0, 0], image[0, 0, 1] = torch.get_num_threads(), os.getpgid(0) == os.getpid()
         return image
 

@@ -19,12 +19,12 @@ def test_cross_entropy_is_torchs(smoothing: float) -> None:
 
 
 def test_mixup_packs_each_label_with_its_predecessor_in_the_micro_batch() -> None:
-    packed = pack_targets(LABELS, 2, 0.25)
+    packed = pack_targets(LABELS, 2, torch.full((4,), 0.25))
     assert packed.tolist() == [[0, 4, 0.25], [4, 0, 0.25], [2, 2, 0.25], [2, 2, 0.25]]
 
 
 def test_mixup_loss_is_the_weighted_sum_of_both_labels_losses() -> None:
-    loss = classification_loss(LOGITS, pack_targets(LABELS, 4, 0.3))
+    loss = classification_loss(LOGITS, pack_targets(LABELS, 4, torch.full((4,), 0.3)))
     expected = 0.3 * F.cross_entropy(LOGITS, LABELS) + 0.7 * F.cross_entropy(LOGITS, LABELS.roll(1))
     torch.testing.assert_close(loss, expected)
 
@@ -44,4 +44,39 @@ def test_right_answers_count_by_their_mixup_weight() -> None:
     logits = torch.eye(5)[torch.tensor([0, 0, 1, 2])]
     assert float(count_correct(logits, pack_targets(LABELS, 4))) == 2
     # predecessors are 2, 0, 4, 2: sample 0 hits its label, 1 its partner's, 3 both
-    assert float(count_correct(logits, pack_targets(LABELS, 4, 0.3))) == pytest.approx(0.3 + 0.7 + 1.0)
+    assert float(count_correct(logits, pack_targets(LABELS, 4, torch.full((4,), 0.3)))) == pytest.approx(
+        0.3 + 0.7 + 1.0
+    )
+
+
+SEVERAL = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 1, 0, 0, 0]], dtype=torch.uint8)
+
+
+def test_the_loss_of_several_labels_is_the_sum_of_their_binary_cross_entropies() -> None:
+    loss = classification_loss(LOGITS, pack_targets(SEVERAL, 2), "SigmoidCELoss")
+    expected = F.binary_cross_entropy_with_logits(LOGITS, SEVERAL.float(), reduction="sum") / 4
+    torch.testing.assert_close(loss, expected)
+    smoothed = classification_loss(LOGITS, pack_targets(SEVERAL, 2), "SigmoidCELoss", label_smoothing=0.2)
+    wanted = SEVERAL.float() * 0.8 + 0.1
+    torch.testing.assert_close(smoothed, F.binary_cross_entropy_with_logits(LOGITS, wanted, reduction="sum") / 4)
+
+
+def test_several_labels_are_mixed_with_the_predecessors_in_the_micro_batch() -> None:
+    packed = pack_targets(SEVERAL, 2, torch.tensor([1.0, 0.75, 0.5, 0.5]))
+    assert packed.shape == (4, 5, 1)
+    assert packed[0, :, 0].tolist() == [1, 0, 1, 0, 0]
+    assert packed[1, :, 0].tolist() == [0.25, 0, 0.25, 0, 0]
+    assert packed[2, :, 0].tolist() == [0.5, 1, 0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_one_or_three_labels_are_not_taken_for_packed_classes(num_labels: int) -> None:
+    logits, labels = LOGITS[:, :num_labels], SEVERAL[:, :num_labels]
+    loss = classification_loss(logits, pack_targets(labels, 4), "SigmoidCELoss")
+    torch.testing.assert_close(loss, F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum") / 4)
+
+
+def test_right_labels_count_by_their_share() -> None:
+    logits = torch.tensor([[5.0, -5, 5, -5, -5]]).expand(4, 5)
+    right = [5 / 5, 3 / 5, 2 / 5, 2 / 5]
+    assert float(count_correct(logits, pack_targets(SEVERAL, 4))) == pytest.approx(sum(right))

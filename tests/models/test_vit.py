@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.architecture import Architecture, count_forward_flops, count_parameters
 from models.stages import plan_stages
-from models.vit import Attention, Block, DropPath, PatchEmbed, build_model, normalize_pixels
+from models.vit import Attention, Block, DropPath, PatchEmbed, build_model, mix_images, normalize_pixels
 
 ARCH = Architecture(
     image_size=(16, 24),
@@ -166,7 +166,25 @@ def test_mixup_mixes_each_image_with_its_predecessor() -> None:
     model = build_model(ARCH, seed=1).eval()
     floats = normalize_pixels(images())
     mixed = torch.stack([0.3 * floats[i] + 0.7 * floats[i - 1] for i in range(3)])
-    torch.testing.assert_close(model(images(), torch.full((3,), 0.3)), model(mixed), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model(images(), torch.full((3, 1), 0.3)), model(mixed), rtol=1e-5, atol=1e-6)
+
+
+def test_cutmix_pastes_a_rectangle_of_the_predecessor() -> None:
+    floats = normalize_pixels(images())
+    mix = torch.tensor([[1.0, 0, 0, 0, 0], [1.0, 2, 5, 3, 9], [0.25, 0, 0, 0, 0]])
+    expected = floats.clone()
+    expected[1, :, 2:5, 3:9] = floats[0, :, 2:5, 3:9]
+    expected[2] = 0.25 * floats[2] + 0.75 * floats[1]
+    torch.testing.assert_close(mix_images(floats, mix), expected)
+
+
+def test_each_channel_has_its_own_mean_and_deviation() -> None:
+    mean, std = (0.1, 0.4), (0.2, 0.3)
+    expected = (images().double() / 255 - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+    found = normalize_pixels(images().contiguous(memory_format=torch.channels_last), mean, std)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    one_mean = normalize_pixels(images(), (0.1,), std).double()
+    torch.testing.assert_close(one_mean[:, 1], expected[:, 1] + 1.0, rtol=0, atol=1e-5)  # (0.4 - 0.1) / 0.3
 
 
 def test_stochastic_depth_drops_whole_samples_and_keeps_the_mean() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import dataset.torchvision_operators  # noqa: F401  # isort: skip  (timm imports torchvision)
+import dataset.transforms.torchvision_operators  # noqa: F401  # isort: skip  (timm imports torchvision)
 import timm
 import transformers
 

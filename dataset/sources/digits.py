@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import TYPE_CHECKING, Optional, Tuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Digits:
     class_names = tuple("0123456789")
     is_cheap = True
     is_ready = False
+    notes: Tuple[str, ...] = ()
 
     def __init__(self) -> None:
         table = _read_table()
@@ -35,7 +36,7 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
+    def item(self, index: int) -> Tensor:
         return self._images[index]
 
 

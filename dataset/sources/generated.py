@@ -27,6 +27,7 @@ class Generated:
     class_names: Tuple[str, ...] = ()
     is_cheap = True
     is_ready = True
+    notes: Tuple[str, ...] = ()
 
     def __init__(self, config: Config, split: str, num_samples: int) -> None:
         self.num_classes = config.num_labels
@@ -40,7 +41,7 @@ class Generated:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
+    def item(self, index: int) -> Tensor:
         offset = derive_seed(*self._key, index) % NUM_OFFSETS
         return self._bytes[offset : offset + int(np.prod(self._shape))].view(self._shape)
 

@@ -34,7 +34,7 @@ def download_cifar(dataset: str, root: Path, folder: str, archive: str) -> None:
 
 
 def _fetch(name: str, target: Path) -> None:
-    from dataset import torchvision_operators  # noqa: F401  (torchvision may need it)
+    from dataset.transforms import torchvision_operators  # noqa: F401  (torchvision may need it)
 
     # isort: split
     from torchvision.datasets import CIFAR10, CIFAR100

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.archives import find_archive
-from dataset.download import download_cifar
-from dataset.safe_pickle import load_pickle
+from dataset.sources.archives import find_archive
+from dataset.sources.download import download_cifar
+from dataset.sources.safe_pickle import load_pickle
 from errors import UserError, user_path
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Cifar:
 
     is_cheap = False  # most are enlarged and augmented
     is_ready = False
+    notes: Tuple[str, ...] = ()
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray, class_names: Tuple[str, ...], num_classes: int) -> None:
         self._images = torch.from_numpy(pixels.reshape(-1, CHANNELS, SIDE, SIDE))
@@ -66,7 +67,7 @@ class Cifar:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Tensor:
+    def item(self, index: int) -> Tensor:
         return self._images[index]
 
 

@@ -1,0 +1,146 @@
+"""Images a second and core from JPEG files to training batches, beside torchvision's and timm's loaders.
+
+    python benchmarks/data_loading.py [--images 256] [--rounds 7] [--json FILE]
+
+Everyone reads the same files, cuts RandomResizedCrop(224) with bilinear antialiased resizing, mirrors half and makes batches of
+64, in this process, with one thread. Measured in CPU seconds, so that what else the machine does counts little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # the user's cache of indexes stays as it is
+
+import torch  # noqa: E402
+
+import dataset.transforms.torchvision_operators  # noqa: E402, F401  (first: the peers import torchvision)
+from batch import DataShare  # noqa: E402
+from benchmarks.facts import cpu_name, shown, spread, write_json  # noqa: E402
+from benchmarks.photos import write_photos  # noqa: E402
+from config import load_config  # noqa: E402
+from dataset.loader import TrainLoader  # noqa: E402
+from dataset.registry import open_source  # noqa: E402
+from models.vit import normalize_pixels  # noqa: E402
+from reporting.tables import table  # noqa: E402
+
+OURS, NORMALISED = "PipeViT, bytes", "PipeViT, normalised floats"
+TORCHVISION, TIMM = "torchvision v2, floats", "timm create_loader, floats"
+TARGET, BATCH = 2.0, 64
+Turn = Callable[[], None]  # goes through all images once
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    options = parse_options(argv)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        mean_bytes = write_photos(Path(folder) / "train", options.images)
+        turns = {
+            OURS: ours(folder, options, normalised=False),
+            NORMALISED: ours(folder, options, normalised=True),
+            TORCHVISION: torchvision_turn(folder, options),
+            TIMM: timm_turn(folder, options),
+        }
+        for turn in turns.values():  # warm-up: code is imported, files are in the page cache
+            turn()
+        rates: Dict[str, List[float]] = {name: [] for name in turns}
+        for round_number in range(options.rounds):
+            for name in list(turns)[:: 1 if round_number % 2 == 0 else -1]:
+                begun = time.process_time()
+                turns[name]()
+                rates[name].append(options.images / (time.process_time() - begun))
+    report(options, rates, mean_bytes)
+    return 0
+
+
+def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--images", type=int, default=256, help="files, a multiple of 64 (default: 256)")
+    add("--rounds", type=int, default=7, help="measurements of each (default: 7)")
+    add("--scale", type=float, nargs=2, default=(0.08, 1.0), help="of RandomResizedCrop (default: 0.08 1)")
+    add("--json", default="", metavar="FILE", help="write the figures there too")
+    return parser.parse_args(argv)
+
+
+def ours(folder: str, options: argparse.Namespace, normalised: bool) -> Turn:
+    """This project's loader, without loader processes. Pixels leave it as bytes: the device makes floats of them."""
+    flags = {
+        "config-file": ROOT / "configs.yaml", "config": "generated_s16", "dataset": "folder", "dataset-path": folder,
+        "num-labels": 2, "micro-batch-size": BATCH, "horizontal-flip": "true", "gradient-accumulation": 1,
+        "dataloader-workers": 0,
+    }  # fmt: skip
+    arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    config = load_config("pretrain", [*arguments, "--train-crop-scale", *map(str, options.scale)])
+    loader = TrainLoader(open_source(config, "train"), config, DataShare((0,)))
+    epochs = itertools.count()
+
+    def turn() -> None:
+        for batch in loader.epoch(next(epochs)):
+            if normalised:
+                normalize_pixels(batch.images)
+
+    return turn
+
+
+def torchvision_turn(folder: str, options: argparse.Namespace) -> Turn:
+    """`ImageFolder`, v2 transforms in the order of torchvision's own recipe, and torch's DataLoader."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    transform = v2.Compose([
+        v2.RandomResizedCrop(224, scale=tuple(options.scale), antialias=True),
+        v2.RandomHorizontalFlip(),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.5] * 3),
+    ])  # fmt: skip
+    images = ImageFolder(f"{folder}/train", transform)
+    return lambda: _exhaust(iter(torch.utils.data.DataLoader(images, BATCH, shuffle=True)))
+
+
+def timm_turn(folder: str, options: argparse.Namespace) -> Turn:
+    from timm.data import create_dataset, create_loader
+
+    loader = create_loader(
+        create_dataset("", f"{folder}/train"), input_size=(3, 224, 224), batch_size=BATCH, is_training=True,
+        use_prefetcher=False, scale=tuple(options.scale), hflip=0.5, color_jitter=None, interpolation="bilinear",
+        mean=(0.5,) * 3, std=(0.5,) * 3, num_workers=0, persistent_workers=False,
+    )  # fmt: skip
+    return lambda: _exhaust(iter(loader))
+
+
+def _exhaust(batches: Iterator[Any]) -> None:
+    for _ in batches:
+        pass
+
+
+def report(options: argparse.Namespace, rates: Dict[str, List[float]], mean_bytes: float) -> None:
+    medians = {name: spread(values)["median"] for name, values in rates.items()}
+    best = max(medians[TORCHVISION], medians[TIMM])
+    print(
+        f"{cpu_name()}; {options.images} JPEG files of 500 x 375 pixels, {mean_bytes / 1000:.0f} kB each; "
+        f"RandomResizedCrop(224, {tuple(options.scale)}) and flip; one core; {options.rounds} rounds"
+    )
+    columns = ["", "images/s", "min", "max", "to the better peer"]
+    rows = [
+        [name, *shown(values, lambda rate: f"{rate:.0f}"), f"{medians[name] / best:.2f}"]
+        for name, values in rates.items()
+    ]
+    print(table(columns, rows))
+    ratio = medians[OURS] / best
+    print(f"target: {TARGET:g} x the better peer: {'met' if ratio >= TARGET else 'missed'} ({ratio:.2f})")
+    write_json(options.json, {"cpu": cpu_name(), "mean_bytes": mean_bytes, "images_per_second": rates, "ratio": ratio})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Images that cannot be read: counted, and listed once each in the run folder, where the policy is to go on without them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple, Optional, Set
+
+from errors import UserError
+
+FILE_NAME = "bad_images.txt"
+
+
+class Bad(NamedTuple):
+    """A row of a batch whose image cannot be read; the row holds zeros."""
+
+    row: int
+    where: str
+    reason: str
+
+    def as_error(self) -> UserError:
+        return UserError(
+            f"cannot read image {self.where}: {self.reason}\n"
+            "       Replace the file, take it out of the data set, or go on without such images: --bad-images skip"
+        )
+
+
+class BadImageLog:
+    """What one process has met. `folder` is set when the run has one."""
+
+    def __init__(self) -> None:
+        self.folder: Optional[Path] = None
+        self.count = 0  # of readings that failed; an image that is met in two epochs counts twice
+        self.last = ""
+        self._known: Set[str] = set()
+
+    def add(self, bad: Bad) -> None:
+        """Raises nothing: a full disk must not end a run that goes on without images."""
+        self.count += 1
+        self.last = f"{bad.where}: {bad.reason}"
+        if bad.where in self._known:
+            return
+        self._known.add(bad.where)
+        if self.folder is not None:
+            with contextlib.suppress(OSError), open(self.folder / FILE_NAME, "a", encoding="utf-8") as file:
+                # One write of a whole line: other replicas' processes append to the same file.
+                file.write(f"{bad.where}\t{bad.reason}\n")

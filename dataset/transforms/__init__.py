@@ -1,0 +1,1 @@
+"""What is done to images: crops, and random changes for training."""

@@ -1,0 +1,88 @@
+"""Which part of a picture is seen, and at what size: the random crop of training, the centre crop of evaluation."""
+
+from __future__ import annotations
+
+import math
+import random
+from functools import lru_cache
+from typing import NamedTuple, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dataset.decode import Picture
+
+RATIOS = (3 / 4, 4 / 3)  # of width to height, as torchvision's RandomResizedCrop
+ATTEMPTS = 10
+
+
+class Box(NamedTuple):
+    """In pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_box(size: Tuple[int, int], scale: Tuple[float, float], draw: random.Random) -> Box:
+    """A box with a share of the area from `scale` and a ratio of sides from `RATIOS`, by the rule of Inception
+    (arXiv 1409.4842) in torchvision's form: the largest centred box of such a ratio after ten misses. `size` (height, width).
+    """
+    height, width = size
+    for _ in range(ATTEMPTS):
+        area = height * width * draw.uniform(*scale)
+        ratio = math.exp(draw.uniform(math.log(RATIOS[0]), math.log(RATIOS[1])))
+        across, down = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < across <= width and 0 < down <= height:
+            return Box(draw.randint(0, height - down), draw.randint(0, width - across), down, across)
+    ratio = min(max(width / height, RATIOS[0]), RATIOS[1])
+    across, down = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
+    return Box((height - down) // 2, (width - across) // 2, down, across)
+
+
+def resized_crop(picture: Picture, box: Box, size: int) -> Tensor:
+    """The box as uint8 [C, size, size]. It is decoded at no less than that resolution, where it has it. Raises BadImageError."""
+    pixels = picture.pixels(least=size / min(box.height, box.width))
+    # Where the picture came scaled down, the box does so too: by up to half a pixel beside where it was drawn.
+    down, across = pixels.shape[0] / picture.size[0], pixels.shape[1] / picture.size[1]
+    top, left = round(box.top * down), round(box.left * across)
+    height, width = max(1, round(box.height * down)), max(1, round(box.width * across))
+    return resize(pixels[top : top + height, left : left + width], (size, size))
+
+
+def centre_crop(picture: Picture, short_side: int, size: int) -> Tensor:
+    """The picture at a short side of `short_side` pixels, then its middle: uint8 [C, size, size], placed as torchvision
+    places it. Raises BadImageError.
+    """
+    height, width = picture.size
+    shortest = min(height, width)
+    pixels = picture.pixels(least=short_side / shortest)
+    # Whole pixels of the long side are cut, as torchvision cuts them.
+    image = resize(pixels, (int(short_side * height / shortest), int(short_side * width / shortest)))
+    top, left = (round((side - size) / 2) for side in image.shape[-2:])
+    return image[:, top : top + size, left : left + size]
+
+
+def resize(pixels: np.ndarray, size: Tuple[int, int]) -> Tensor:
+    """uint8 [h, w, C] to [C, *size]; bilinear, antialiased. Channels stay last in memory, where this is fastest."""
+    # A view, whose strides tell torch that channels are last, even with one image: `unsqueeze` would hide it.
+    batch = torch.from_numpy(np.ascontiguousarray(pixels)).view(1, *pixels.shape).permute(0, 3, 1, 2)
+    if batch.shape[-2:] == size:
+        return batch[0]
+    if _resizes_bytes():
+        return F.interpolate(batch, size, mode="bilinear", antialias=True, align_corners=False)[0]
+    resized = F.interpolate(batch.float(), size, mode="bilinear", antialias=True, align_corners=False)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)[0]
+
+
+@lru_cache(maxsize=None)
+def _resizes_bytes() -> bool:
+    """Older versions of torch resize floats only."""
+    try:
+        F.interpolate(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), (1, 1), mode="bilinear", antialias=True)
+    except RuntimeError:
+        return False
+    return True
