@@ -94,19 +94,24 @@ class Stopwatch:
         self.steps = 0
         self._images = 0
         self._seconds = 0.0
+        self._data_seconds = 0.0
 
     @property
     def warming_up(self) -> bool:
         return self.steps <= WARM_UP_STEPS
 
-    def count(self, images: int, seconds: float) -> None:
+    def count(self, images: int, seconds: float, data_seconds: float) -> None:
         self.steps += 1
         if not self.warming_up:
             self._images += images
             self._seconds += seconds
+            self._data_seconds += data_seconds
 
     def images_per_second(self) -> Optional[float]:
         return self._images / self._seconds if self._seconds else None
+
+    def data_wait_share(self) -> Optional[float]:
+        return self._data_seconds / self._seconds if self._seconds else None
 
 
 def fit(run: Run) -> int:
@@ -133,7 +138,7 @@ def _fit(run: Run) -> int:
             result = run.runtime.train_step(batch, learning_rate, progress.step * config.device_iterations)
             progress.step += 1
             seconds = wait + time.perf_counter() - begun
-            watch.count(config.samples_per_step, seconds)
+            watch.count(config.samples_per_step, seconds, wait)
             _report_step(run, result, learning_rate, seconds, wait, watch.warming_up)
             _report_bad_images(run, batch)
             _stop_on_nonfinite(run, result)
@@ -256,6 +261,7 @@ def _validate_if_due(run: Run, last: bool) -> bool:
         num_samples=result.num_samples,
         seconds=time.perf_counter() - begun,
         is_best=is_best,
+        multi_label=result.multi_label,
     )
     for reporter in run.reporters:
         reporter.validated(record)
@@ -278,8 +284,10 @@ def _finish(run: Run, watch: Stopwatch, code: int) -> None:
         steps=run.progress.step,
         seconds=time.perf_counter() - watch.started,
         images_per_second=watch.images_per_second(),
+        data_wait_share=watch.data_wait_share(),
         best_top1=run.progress.best_top1,
         best_step=run.progress.best_step,
+        multi_label=run.validation is not None and run.validation.multi_label,
         run_folder=str(run.folder) if run.folder else None,
         next_command=run.resume_command if interrupted else run.next_command,
         interrupted=interrupted,

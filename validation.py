@@ -29,6 +29,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if not config.pretrained_checkpoint:
         raise UserError("validation.py needs weights: name a run or step folder with --pretrained-checkpoint.")
 
+    from dataset.bad_images import BadImageLog
     from dataset.registry import open_source
     from reporting.base import ValidationRecord
     from reporting.build import build_wandb
@@ -36,24 +37,34 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from run_setup import evaluation_loader, opening_notes
     from runtime.build import build_runtime
     from training import evaluate
-    from weights.pretrained import find_pretrained, load_pretrained
+    from weights.pretrained import class_notes, find_pretrained, load_pretrained
 
     find_pretrained(config)  # before data is looked for and workers join
     source = open_source(config, "validation")
     if source is None:
         raise UserError(f"dataset = {config.dataset} has no validation images at dataset_path = {config.dataset_path}.")
     runtime = build_runtime(config, placement)
-    loader = evaluation_loader(config, source, runtime)
+    bad_images = BadImageLog()
+    loader = evaluation_loader(config, source, runtime, bad_images)
     notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
-    notes += load_pretrained(config, runtime)
+    notes += load_pretrained(config, runtime) + class_notes(config, source.class_names)
     with EvaluationProgress(len(source) // runtime.eval_num_shares, shown=runtime.is_main) as progress:
         progress.note(*notes)
         begun = time.perf_counter()
         result = evaluate(runtime, loader, config.loss, progress.advance)
         record = ValidationRecord(
-            0, 0.0, result.loss, result.top1, result.top5, result.num_samples, time.perf_counter() - begun
+            step=0,
+            epoch=0.0,
+            loss=result.loss,
+            top1=result.top1,
+            top5=result.top5,
+            num_samples=result.num_samples,
+            seconds=time.perf_counter() - begun,
+            multi_label=result.multi_label,
         )
         progress.finish(record)
+        if result.num_samples < len(source):
+            progress.note(f"{len(source) - result.num_samples} images could not be read, such as {bad_images.last}")
         for reporter in build_wandb(config, None, progress.note) if runtime.is_main else []:
             reporter.validated(record)
             reporter.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Dict, Optional
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class ValidationRecord:
-    """One pass over the whole validation set. `top1` and `top5` are shares from 0 to 1."""
+    """One pass over the whole validation set. `top1` and `top5` are shares from 0 to 1.
+
+    Where images have several labels (`multi_label`), these are the shares of labels and of whole images that are right.
+    """
 
     step: int
     epoch: float
@@ -36,6 +39,12 @@ class ValidationRecord:
     num_samples: int
     seconds: float
     is_best: bool = False
+    multi_label: bool = False
+
+    def scores(self) -> Dict[str, float]:
+        """The two shares by their names."""
+        names = ("labels_right", "images_right") if self.multi_label else ("top1", "top5")
+        return dict(zip(names, (self.top1, self.top5)))
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,10 @@ class Summary:
     steps: int
     seconds: float
     images_per_second: Optional[float] = None  # mean after the first steps
+    data_wait_share: Optional[float] = None  # of their time
     best_top1: Optional[float] = None
     best_step: Optional[int] = None
+    multi_label: bool = False
     run_folder: Optional[str] = None
     next_command: Optional[str] = None
     interrupted: Optional[str] = None

@@ -7,6 +7,7 @@ from typing import Any, Optional
 
 from reporting.base import ValidationRecord
 from reporting.console import is_terminal
+from reporting.lines import second_score
 
 
 class EvaluationProgress:
@@ -40,7 +41,7 @@ class EvaluationProgress:
             "Validation Results",
             f"Valid Loss: {record.loss:.5f}",
             f"Valid Accuracy: {record.top1:.5f}",
-            f"Valid Top5: {record.top5:.5f}",
+            f"Valid {second_score(record)}: {record.top5:.5f}",
             f"Number of samples: {record.num_samples}",
         )
 

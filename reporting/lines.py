@@ -10,6 +10,8 @@ from typing import List
 
 from reporting.base import StepRecord, Summary, ValidationRecord
 
+STARVING = 0.1  # share of the time above which waiting for data is worth a remark
+
 
 def step_line(record: StepRecord) -> str:
     """One host step on one line."""
@@ -29,9 +31,14 @@ def validation_line(record: ValidationRecord) -> str:
     """One validation pass on one line."""
     best = ", best so far" if record.is_best else ""
     return (
-        f"Valid Loss: {record.loss:.3f} Valid Accuracy: {record.top1:.5f} Top5: {record.top5:.5f}"
+        f"Valid Loss: {record.loss:.3f} Valid Accuracy: {record.top1:.5f} {second_score(record)}: {record.top5:.5f}"
         f" ({record.num_samples:,} samples, {record.seconds:.1f} s{best})"
     )
+
+
+def second_score(record: ValidationRecord) -> str:
+    """What `top5` is called: of images with several labels, accuracy counts labels, and this whole images."""
+    return "All labels right" if record.multi_label else "Top5"
 
 
 def summary_lines(summary: Summary) -> List[str]:
@@ -40,9 +47,13 @@ def summary_lines(summary: Summary) -> List[str]:
     lines = [f"{state}: {summary.steps:,} steps in {duration(summary.seconds)}"]
     if summary.images_per_second is not None:
         lines.append(f"  throughput  {rate(summary.images_per_second)} images/s, mean without the first steps")
+    if summary.data_wait_share is not None and summary.data_wait_share > STARVING:
+        share = f"{100 * summary.data_wait_share:.0f} %"
+        lines.append(f"  data        {share} of the time went by waiting for images: try more --dataloader-workers")
     if summary.best_top1 is not None:
         at_step = f" at step {summary.best_step:,}" if summary.best_step is not None else ""
-        lines.append(f"  best top-1  {100 * summary.best_top1:.2f} %{at_step}")
+        share = f"{100 * summary.best_top1:.2f} %{at_step}"
+        lines.append(f"  best        {share}, of the labels" if summary.multi_label else f"  best top-1  {share}")
     if summary.run_folder:
         lines.append(f"  run folder  {summary.run_folder}")
     if summary.next_command:

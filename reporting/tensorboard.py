@@ -43,8 +43,7 @@ class TensorBoardReporter(Reporter):
     def validated(self, record: ValidationRecord) -> None:
         scalars = {
             "validation/loss": record.loss,
-            "validation/top1": record.top1,
-            "validation/top5": record.top5,
+            **{f"validation/{name}": share for name, share in record.scores().items()},
         }
         self._write(record.step, scalars)
         self._writer.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Mapping, Optional
 
 from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+from reporting.lines import second_score
 
 
 class WandbReporter(Reporter):
@@ -37,7 +38,7 @@ class WandbReporter(Reporter):
     def validated(self, record: ValidationRecord) -> None:
         scalars = {
             "Valid Loss": record.loss,
-            "Valid Top5": record.top5,
+            f"Valid {second_score(record)}": record.top5,
             "Total Accuracy": record.top1,
             "Number of samples": record.num_samples,
         }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Dict, List, Tuple
+from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
 
 import torch
 
@@ -55,6 +57,30 @@ def _step_folder(path: Path) -> Path | None:
         if (candidate / "model.safetensors.index.json").is_file():
             return candidate
     return None
+
+
+def class_notes(config: Config, data_names: Sequence[str]) -> List[str]:
+    """What a user should know where the checkpoint's classes, by label, are not the data's; nothing if either has no names."""
+    known = _class_names(config)
+    if not known or not data_names:
+        return []
+    pairs = itertools.zip_longest(known, data_names)
+    differing = [(label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1]]
+    if not differing:
+        return []
+    label, theirs, ours = differing[0]
+    first = f"first label {label}, {theirs or 'none'} there, {ours or 'none'} in the data"
+    return [f"the checkpoint was trained on other classes: {len(differing)} differ, {first}"]
+
+
+def _class_names(config: Config) -> Tuple[str, ...]:
+    folder = _step_folder(_one_later(user_path(config.pretrained_checkpoint)))
+    if folder is None:
+        return ()
+    try:
+        return tuple(json.loads((folder / "run.json").read_text())["class_names"])
+    except (OSError, ValueError, KeyError, TypeError):  # older, or weights alone
+        return ()
 
 
 def load_pretrained(config: Config, runtime: Runtime) -> List[str]:
