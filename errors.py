@@ -21,3 +21,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def user_path(path: str) -> Path:
     """A path as a user gives it, with `~` for a home folder (one that does not exist stays as it is)."""
     return Path(os.path.expanduser(path))
+
+
+def printable(text: str) -> str:
+    """A file's name as every terminal takes it, on one line: what is no UTF-8 becomes a question mark."""
+    plain = os.fsencode(text).decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() else "?" for letter in plain)

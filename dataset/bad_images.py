@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import NamedTuple, Optional, Set
 
-from errors import UserError
+from errors import UserError, printable
 
 FILE_NAME = "bad_images.txt"
 
@@ -20,7 +21,7 @@ class Bad(NamedTuple):
 
     def as_error(self) -> UserError:
         return UserError(
-            f"cannot read image {self.where}: {self.reason}\n"
+            f"cannot read image {printable(self.where)}: {self.reason}\n"
             "       Replace the file, take it out of the data set, or go on without such images: --bad-images skip"
         )
 
@@ -37,11 +38,14 @@ class BadImageLog:
     def add(self, bad: Bad) -> None:
         """Raises nothing: a full disk must not end a run that goes on without images."""
         self.count += 1
-        self.last = f"{bad.where}: {bad.reason}"
+        self.last = printable(f"{bad.where}: {bad.reason}")
         if bad.where in self._known:
             return
         self._known.add(bad.where)
         if self.folder is not None:
-            with contextlib.suppress(OSError), open(self.folder / FILE_NAME, "a", encoding="utf-8") as file:
-                # One write of a whole line: other replicas' processes append to the same file.
-                file.write(f"{bad.where}\t{bad.reason}\n")
+            self._append(self.folder / FILE_NAME, f"{bad.where}\t{bad.reason}\n")
+
+    def _append(self, path: Path, line: str) -> None:
+        # One write of a whole line: other replicas' processes append to the same file. Names that are no UTF-8 stay as they are.
+        with contextlib.suppress(OSError), open(path, "ab") as file:
+            file.write(os.fsencode(line))

@@ -20,7 +20,7 @@ COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan", "verify")
 LEAVES = ("config", "errors", "seeding", "batch")  # everyone may import these; they themselves, errors alone
 ROOMS = (
     *("allocation", "launch", "training", "checkpoint", "metrics", "placement", "machine", "optimization"),
-    *("ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting"),
+    *("inspection_text", "ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting"),
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "checkpoint": (("runtime.base", "weights.tensor_files", "metrics"), "saves what any runtime hands out"),
     "runtime": (("models", "optim", "optimization", "placement", "machine", "ipu_options"), "runs the model"),
     "ipu_options": (("models.stages", "machine"), "translates a config for PopTorch"),
+    "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),
     "allocation": (("models", "placement", "reporting.tables"), "prints the plan"),
     "placement": (("models.stages", "machine"), "folds the plan onto what there is, without torch"),
     "optimization": (("optim",), "the optimiser and schedule for a config"),

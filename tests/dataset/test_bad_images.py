@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
 import machine
 from batch import DataShare
-from dataset.bad_images import BadImageLog
+from dataset.bad_images import Bad, BadImageLog
 from dataset.base import Encoded
 from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
@@ -107,6 +109,16 @@ def test_nothing_but_bad_images_is_an_error(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot read image .*: the file is empty; nor 19 others"):
         next(TrainLoader(source, config, WHOLE).epoch(0))
+
+
+def test_a_name_that_is_no_utf_8_is_listed_as_it_is(tmp_path):
+    log = BadImageLog()
+    log.folder = tmp_path
+    name = os.fsdecode(b"train/ant/\xff\xfe.png")
+    log.add(Bad(0, name, "the file is empty"))
+    log.add(Bad(3, name, "the file is empty"))
+    assert (tmp_path / "bad_images.txt").read_bytes() == b"train/ant/\xff\xfe.png\tthe file is empty\n"
+    log.last.encode()  # can be printed
 
 
 @pytest.mark.parametrize("num_shares", [1, 2])
