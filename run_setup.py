@@ -37,7 +37,8 @@ def prepare_run(config: Config, placement: Placement) -> Run:
     train = TrainLoader(source, config, runtime.share, runtime.from_first_stage, bad_images)
     validation = evaluation_loader(config, held_out, runtime, bad_images) if held_out is not None else None
     notes = [allocation_table(config, placement)] + opening_notes(config, placement, runtime)
-    notes += data_notes(config, source, train, validation)
+    notes += dict.fromkeys(note for data in (source, held_out) if data is not None for note in data.notes)
+    notes += data_notes(config, train, validation)
     folder, progress = _folder_and_progress(config, runtime, train, notes)
     progress.class_names = source.class_names
     bad_images.folder = folder
@@ -82,8 +83,8 @@ def opening_notes(config: Config, placement: Placement, runtime: Runtime) -> Lis
     return notes
 
 
-def data_notes(config: Config, source: Source, train: TrainLoader, validation: Optional[EvalLoader]) -> List[str]:
-    notes = list(source.notes)
+def data_notes(config: Config, train: TrainLoader, validation: Optional[EvalLoader]) -> List[str]:
+    notes = []
     if train.dropped:
         notes.append(
             f"each epoch leaves {train.dropped:,} images out, others every time: it makes {train.steps_per_epoch:,} whole host "
