@@ -18,7 +18,10 @@ import dataset.transforms.torchvision_operators  # noqa: F401  (first: the peers
 from models.architecture import Architecture
 
 # isort: split
-import timm
+try:
+    import timm
+except ImportError:
+    raise SystemExit("error: this measures timm and transformers too: run `make setup-dev` first.") from None
 from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
 from transformers.trainer_callback import PrinterCallback
 

@@ -108,24 +108,23 @@ class _Other:
                 self._image = Image.open(io.BytesIO(item.content))
                 width, height = self._image.size
                 _check_size(item.where, height, width, max_pixels)
-                # Of some formats this decodes all of the image.
-                turned = self._image.getexif().get(ORIENTATION) in TURNED
+                if self._image.format == "PNG":  # its EXIF may come last; looking for it would hide what decoding finds
+                    self._image.load()
         except BadImageError:
             raise
         except Exception as error:  # Pillow's decoders raise many kinds, each with the reason in its text
             raise BadImageError(item.where, _reason(error)) from error
-        self.size = (width, height) if turned else (height, width)
+        # Pillow turns TIFFs itself.
+        self._orientation = 1 if self._image.format == "TIFF" else _orientation_of(self._image)
+        self.size = (width, height) if self._orientation in TURNED else (height, width)
 
     def pixels(self, least: float) -> np.ndarray:
-        from PIL import ImageOps
-
         try:
             with _Quiet():
-                upright = ImageOps.exif_transpose(self._image)
-                pixels = np.array(_eight_bits(upright).convert("L" if self._num_channels == 1 else "RGB"))
+                pixels = np.array(_eight_bits(self._image).convert("L" if self._num_channels == 1 else "RGB"))
         except Exception as error:
             raise BadImageError(self._where, _reason(error)) from error
-        return pixels.reshape(*pixels.shape[:2], -1)
+        return _upright(pixels.reshape(*pixels.shape[:2], -1), self._orientation)
 
 
 def to_channels(pixels: np.ndarray, num_channels: int) -> np.ndarray:
@@ -151,7 +150,16 @@ def _orientation(item: Encoded) -> int:
 
     try:
         with _Quiet():
-            return int(Image.open(io.BytesIO(item.content)).getexif().get(ORIENTATION, 1))
+            return _orientation_of(Image.open(io.BytesIO(item.content)))
+    except Exception:
+        return 1
+
+
+def _orientation_of(image: Image) -> int:
+    try:
+        with _Quiet():
+            value = image.getexif().get(ORIENTATION, 1)
+        return value if value in range(1, 9) else 1
     except Exception:  # EXIF that cannot be read; the image may be fine
         return 1
 

@@ -26,7 +26,7 @@ class Archive(NamedTuple):
             contents = _from_folder(self.path, names) if self.path.is_dir() else _from_tar(self, names)
         except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
             raise UserError(
-                f"cannot read {self.path}: {error}\n       If it was cut short, delete it and fetch it again."
+                f"cannot read {self.path}: {_first_line(error)}\n       If it was cut short, delete it and fetch it again."
             ) from error
         missing = [name for name in names if name not in contents]
         if missing:
@@ -34,6 +34,11 @@ class Archive(NamedTuple):
                 f"{self.where(missing[0])} is missing.\n       Extract the archive again, or delete {self.path} to fetch it."
             )
         return contents
+
+
+def _first_line(error: Exception) -> str:
+    """tarfile goes on to list every kind of compression that it has tried."""
+    return str(error).split(":\n")[0].splitlines()[0] if str(error) else type(error).__name__
 
 
 def find_archive(root: Path, folder: str, archive: str) -> Optional[Archive]:

@@ -48,7 +48,9 @@ class ChestXray:
 
     def __init__(self, root: Path, index: Index, labels: np.ndarray, names: Tuple[str, ...], num_missing: int) -> None:
         self._root, self._index, self.num_missing = root, index, num_missing
-        missing = f"{root} lacks {num_missing:,} of the {num_missing + len(index):,} images of a split, which go without"
+        missing = (
+            f"{root} lacks {num_missing:,} of the {num_missing + len(index):,} images of a split, which go without"
+        )
         self.notes: Tuple[str, ...] = (missing,) if num_missing else ()
         self.labels, self.class_names, self.num_classes = labels, names, len(names)
 

@@ -94,7 +94,7 @@ def index_of(folder: Path) -> Index:
 
 def _is_current(folder: Path, index: Index) -> bool:
     try:
-        return all(os.stat(folder / path).st_mtime_ns == changed for path, changed in index.about["folders"].items())
+        return all(_state(os.stat(folder / path)) == state for path, state in index.about["folders"].items())
     except OSError:
         return False
 
@@ -103,25 +103,30 @@ def _write_index_of(folder: Path, target: Path) -> bool:
     """Returns whether the index may be kept: a folder that has changed just now may do so again without its time showing it."""
     begun = time.time_ns()
     classes = _class_names(folder)
-    own_time = os.stat(folder).st_mtime_ns
+    own_state = _state(os.stat(folder))
     work = LongWork(f"indexing {folder}", "images")
     with ThreadPoolExecutor(SCANS_AT_ONCE) as pool:
         found = list(pool.map(partial(_scan, folder, work), classes))
-    folders: Dict[str, int] = {"": own_time}
+    folders: Dict[str, List[int]] = {"": own_state}
     for scan in found:
         folders.update(scan.folders)
     counts = [len(scan.files) for scan in found]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     names = (file for scan in found for file in scan.files)
     write_index(target, names, {"labels": labels}, {"classes": classes, "folders": folders})
-    return max(folders.values()) < begun - COARSEST_CLOCK
+    return max(changed for changed, _ in folders.values()) < begun - COARSEST_CLOCK
+
+
+def _state(status: os.stat_result) -> List[int]:
+    """What changes with what is in a folder: its time, in ns; and which one it is, where links lead there."""
+    return [status.st_mtime_ns, status.st_ino]
 
 
 class _Scan(NamedTuple):
-    """Paths relative to the root: the image files of one class, sorted, and the folders with their times in ns."""
+    """Paths relative to the root: the image files of one class, sorted, and the folders with their states."""
 
     files: List[str]
-    folders: Dict[str, int]
+    folders: Dict[str, List[int]]
 
 
 def _scan(root: Path, work: LongWork, class_name: str) -> _Scan:
@@ -135,7 +140,7 @@ def _scan(root: Path, work: LongWork, class_name: str) -> _Scan:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = os.path.relpath(path, root)
-        scan.folders[below] = status.st_mtime_ns
+        scan.folders[below] = _state(status)
         images = [file for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
         scan.files.extend(f"{below}/{file}" for file in images)
         work.add(len(images))

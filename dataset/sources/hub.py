@@ -100,6 +100,7 @@ def _quiet_library() -> None:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs errors that it raises as well
     huggingface_hub.utils.disable_progress_bars()
+    huggingface_hub.utils.logging.set_verbosity_error()  # it tells of every try
 
 
 # Splits: where they are, and how each is opened.

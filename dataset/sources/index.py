@@ -19,8 +19,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional
 
 import numpy as np
 
-NAMES, ENDS, ABOUT = "names.bin", "ends", "about.json"
-FORMAT = 1  # of the files; another one makes a new cache entry
+NAMES, ENDS, ABOUT, ARRAYS = "names.bin", "ends", "about.json", "arrays"
+FORMAT = 2  # of the files; another one makes a new cache entry
 PREFIX, A_DAY = ".pipevit-index-", 86400.0
 
 
@@ -28,9 +28,13 @@ class Index:
     """`index.name(i)` of N samples, `index[key]` arrays of numbers, `index.about` what else its maker noted (JSON)."""
 
     def __init__(self, folder: Path) -> None:
+        """Raises OSError, ValueError, LookupError or TypeError where something of it is missing or damaged."""
         self._folder = folder
         self.about: Dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        self._arrays = {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
+        self._arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in self.about.pop(ARRAYS)}
+        ends = self._arrays[ENDS]
+        if os.stat(folder / NAMES).st_size != (ends[-1] if len(ends) else 0):
+            raise ValueError("names cut short")
         self._names = os.open(folder / NAMES, os.O_RDONLY)
 
     def __reduce__(self) -> Any:
@@ -57,9 +61,10 @@ def write_index(folder: Path, names: Iterable[str], arrays: Mapping[str, np.ndar
     """Writes an index of names with numbers beside them into an existing folder."""
     with open(folder / NAMES, "wb") as file:
         lengths = np.fromiter((file.write(os.fsencode(name)) for name in names), dtype=np.int64)
-    for key, array in {**arrays, ENDS: np.cumsum(lengths, dtype=np.int64)}.items():
+    arrays = {**arrays, ENDS: np.cumsum(lengths, dtype=np.int64)}
+    for key, array in arrays.items():
         np.save(folder / f"{key}.npy", array, allow_pickle=False)
-    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps({**about, ARRAYS: list(arrays)}), encoding="utf-8")
 
 
 def temporary_index(names: Iterable[str], arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> Index:
@@ -75,12 +80,12 @@ def cached_index(key: str, is_current: Callable[[Index], bool], make: Callable[[
     `is_current` tells whether a kept one still describes the data. `make` writes a new one into a folder and tells whether it
     may be kept. Processes that ask at once wait for the first: one of them does the work.
     """
-    digest = hashlib.sha256(f"{FORMAT} {key}".encode()).hexdigest()[:32]
+    digest = hashlib.sha256(os.fsencode(f"{FORMAT} {key}")).hexdigest()[:32]
     cache = _cache_folder()
     kept = cache / digest if cache is not None else None
     with _locked(kept):
-        index = _open_kept(kept)
-        if index is not None and is_current(index):
+        index = _open_current(kept, is_current)
+        if index is not None:
             return index
         new = _temporary_folder(cache)
         if not make(new) or kept is None:
@@ -92,12 +97,13 @@ def cached_index(key: str, is_current: Callable[[Index], bool], make: Callable[[
         return Index(kept)
 
 
-def _open_kept(kept: Optional[Path]) -> Optional[Index]:
+def _open_current(kept: Optional[Path], is_current: Callable[[Index], bool]) -> Optional[Index]:
     if kept is None or not kept.is_dir():
         return None
     try:
-        return Index(kept)
-    except (OSError, ValueError, EOFError):  # damaged: made again
+        index = Index(kept)
+        return index if is_current(index) else None
+    except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError):  # damaged: made again
         return None
 
 
@@ -133,12 +139,10 @@ def _remove_leftovers(cache: Path) -> None:
 @contextlib.contextmanager
 def _locked(kept: Optional[Path]) -> Iterator[None]:
     """One process at a time, where the file system can do that."""
-    if kept is None:
-        yield
-        return
-    with open(f"{kept}.lock", "w") as lock:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):
             import fcntl
 
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            if kept is not None:
+                fcntl.flock(stack.enter_context(open(f"{kept}.lock", "w")), fcntl.LOCK_EX)
         yield
