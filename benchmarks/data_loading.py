@@ -43,7 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        mean_bytes = write_photos(Path(folder) / "train", options.images)
+        mean_bytes = write_photos(Path(folder) / "train", options.images, tuple(options.size))
         turns = {
             OURS: ours(folder, options, normalised=False),
             NORMALISED: ours(folder, options, normalised=True),
@@ -66,6 +66,7 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--images", type=int, default=256, help="files, a multiple of 64 (default: 256)")
+    add("--size", type=int, nargs=2, default=(500, 375), help="of the files, width and height (default: 500 375)")
     add("--rounds", type=int, default=7, help="measurements of each (default: 7)")
     add("--scale", type=float, nargs=2, default=(0.08, 1.0), help="of RandomResizedCrop (default: 0.08 1)")
     add("--json", default="", metavar="FILE", help="write the figures there too")
@@ -127,8 +128,9 @@ def _exhaust(batches: Iterator[Any]) -> None:
 def report(options: argparse.Namespace, rates: Dict[str, List[float]], mean_bytes: float) -> None:
     medians = {name: spread(values)["median"] for name, values in rates.items()}
     best = max(medians[TORCHVISION], medians[TIMM])
+    width, height = options.size
     print(
-        f"{cpu_name()}; {options.images} JPEG files of 500 x 375 pixels, {mean_bytes / 1000:.0f} kB each; "
+        f"{cpu_name()}; {options.images} JPEG files of {width} x {height} pixels, {mean_bytes / 1000:.0f} kB each; "
         f"RandomResizedCrop(224, {tuple(options.scale)}) and flip; one core; {options.rounds} rounds"
     )
     columns = ["", "images/s", "min", "max", "to the better peer"]

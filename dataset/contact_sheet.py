@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 NUM_EPOCHS = 7
 TRIES = 4  # images drawn for each row, in case that some are bad
+POOL = 4096  # samples that rows are chosen from, so that each is of another class where there are enough
 SMALLEST_CELL, LARGEST_CELL = 96, 256  # pixels
 MARGIN, GAP, WIDE_GAP = 20, 8, 20  # around the sheet; between cells; before epoch 0
 MOST_OF_LABELS = 200  # pixels of width
@@ -47,8 +49,7 @@ def contact_sheet(source: Source, config: Config, num_rows: int) -> Optional[Ima
 
 def choose_rows(source: Source, config: Config, num_rows: int) -> List[Row]:
     """Images by chance, in the order of the split, without the bad ones. Epochs are those that training begins with."""
-    generator = np.random.default_rng(derive_seed(config.random_seed, "contact sheet"))
-    drawn = generator.choice(len(source), min(num_rows * TRIES, len(source)), replace=False)
+    drawn = _drawn(source, config)[: num_rows * TRIES]
     if not len(drawn):
         return []
     views, bad = Samples(source, config, augmented=False).read(None, drawn)
@@ -64,6 +65,20 @@ def choose_rows(source: Source, config: Config, num_rows: int) -> List[Row]:
         Row(*_sayings(source, config, index), np.stack([column[row].numpy() for column in columns]))
         for row, index in enumerate(indices.tolist())
     ]
+
+
+def _drawn(source: Source, config: Config) -> np.ndarray:
+    """Random samples, the first of each class before the second of any."""
+    generator = np.random.default_rng(derive_seed(config.random_seed, "contact sheet"))
+    drawn = generator.choice(len(source), min(POOL, len(source)), replace=False)
+    if source.labels.ndim == 2:
+        return drawn
+    met: Counter[int] = Counter()
+    rounds = []
+    for label in source.labels[drawn].tolist():
+        rounds.append(met[label])
+        met[label] += 1
+    return drawn[np.argsort(rounds, kind="stable")]
 
 
 def title(config: Config) -> str:

@@ -152,3 +152,11 @@ def test_mixing_is_said_not_to_be_shown(tmp_path):
         "Mixing (mixup) is on, but not shown.",
     ]
     assert isinstance(contact_sheet(source, config, 1), Image.Image)
+
+
+def test_rows_are_of_different_classes_where_there_are_enough(tmp_path):
+    write_images(tmp_path, {"train/ant": 60, "train/bee": 2, "train/cat": 2})
+    config = small_config(tmp_path, dataset="folder", dataset_path=str(tmp_path))
+    source = open_source(config, "train")
+    assert sorted({row.label for row in choose_rows(source, config, 3)}) == ["ant", "bee", "cat"]
+    assert [row.label for row in choose_rows(source, config, 5)].count("ant") <= 2

@@ -108,3 +108,18 @@ def test_summary_adds_no_figure_to_known_regular_expressions(regexp):
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+def test_validation_of_several_labels_names_what_it_counts(validation_record):
+    line = validation_line(validation_record(multi_label=True))
+    assert line == "Valid Loss: 0.123 Valid Accuracy: 0.99012 All labels right: 0.99900 (360 samples, 0.4 s)"
+    assert validation_record(multi_label=True).scores() == {"labels_right": 0.99012, "images_right": 0.999}
+    closing = summary_lines(Summary(steps=3, seconds=1.0, best_top1=0.5, best_step=2, multi_label=True))
+    assert "  best        50.00 % at step 2, of the labels" in closing
+
+
+@pytest.mark.parametrize(("share", "is_said"), [(None, False), (0.02, False), (0.35, True)])
+def test_a_run_that_waited_for_data_says_so_at_its_end(share, is_said):
+    lines = summary_lines(Summary(steps=3, seconds=1.0, data_wait_share=share))
+    expected = "  data        35 % of the time went by waiting for images: try more --dataloader-workers"
+    assert (expected in lines) == is_said
