@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, hamming_loss, log_loss, top_k_accuracy_score
 
+from errors import UserError
 from metrics import batch_totals, empty_totals, result_of
 
 GENERATOR = np.random.default_rng(0)
@@ -48,3 +49,24 @@ def test_the_loss_is_the_one_that_is_trained_with() -> None:
     wanted = torch.eye(3)[labels[:3]]
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:3], wanted, reduction="sum")
     assert float(totals[0]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_of_several_labels_each_counts_and_whole_images_do() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 3, generator=generator)
+    labels = torch.randint(0, 2, (40, 3), dtype=torch.uint8, generator=generator)
+    rows = torch.arange(0, 40, 3)
+    totals = batch_totals(logits[:20], labels[:20], rows[rows < 20], "SigmoidCELoss")
+    totals += batch_totals(logits[20:], labels[20:], rows[rows >= 20] - 20, "SigmoidCELoss")
+    result = result_of(totals, multi_label=True)
+    answers, truth = (logits[rows] > 0).numpy(), labels[rows].numpy().astype(bool)
+    assert result.num_samples == 14
+    assert result.top1 == pytest.approx(1 - hamming_loss(truth, answers))
+    assert result.top5 == pytest.approx(accuracy_score(truth, answers))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[rows], labels[rows].float(), reduction="sum")
+    assert result.loss == pytest.approx(float(expected) / 14, rel=1e-6)
+
+
+def test_nothing_to_count_is_an_error() -> None:
+    with pytest.raises(UserError, match="none of the validation images could be read"):
+        result_of(empty_totals())

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# 20 images a step: 10 steps an epoch. Dropout, augmentation and mixup on: nothing random may depend on where a run began.
+# 20 images a step: 10 steps an epoch. Dropout, augmentation, mixup and CutMix on: nothing random may depend on where a run began.
 CONFIG: Dict[str, Any] = {
     "dataset": "digits",
     "image_size": 8,
@@ -34,6 +34,8 @@ CONFIG: Dict[str, Any] = {
     "rotation": 10,
     "mixup": True,
     "alpha": 0.5,
+    "cutmix": True,
+    "mix_mode": "sample",
     "hidden_dropout_prob": 0.1,
     "drop_path_rate": 0.1,
     "optimizer": "AdamW",

@@ -95,6 +95,12 @@ def test_bfloat16_compute_differs_by_rounding_only(tmp_path: Any) -> None:
     assert_close(actual["gradients"], expected["gradients"])
 
 
+def test_shipping_bytes_or_not_changes_nothing(tmp_path: Any) -> None:
+    first, second = (single_outcome(small_config(tmp_path, byteio=byteio)) for byteio in (False, True))
+    assert first["figures"] == second["figures"]
+    assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+
+
 def assert_same(actual: Outcome, expected: Outcome) -> None:
     for name, weight in expected["initial"].items():
         assert torch.equal(actual["initial"][name], weight), f"initial {name}"
