@@ -3,7 +3,7 @@
     python benchmarks/data_loading.py [--images 256] [--rounds 7] [--json FILE]
 
 Everyone reads the same files, cuts RandomResizedCrop(224) with bilinear antialiased resizing, mirrors half and makes batches of
-64, in this process, with one thread. Measured in CPU seconds, so that what else the machine does counts little.
+64, each in a process of its own with one thread. Measured in CPU seconds, so that what else the machine does counts little.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
@@ -24,6 +26,7 @@ os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # the user's cache of indexes
 import torch  # noqa: E402
 
 import dataset.transforms.torchvision_operators  # noqa: E402, F401  (first: the peers import torchvision)
+import machine  # noqa: E402
 from batch import DataShare  # noqa: E402
 from benchmarks.facts import cpu_name, shown, spread, write_json  # noqa: E402
 from benchmarks.photos import write_photos  # noqa: E402
@@ -41,25 +44,53 @@ Turn = Callable[[], None]  # goes through all images once
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         mean_bytes = write_photos(Path(folder) / "train", options.images, tuple(options.size))
-        turns = {
-            OURS: ours(folder, options, normalised=False),
-            NORMALISED: ours(folder, options, normalised=True),
-            TORCHVISION: torchvision_turn(folder, options),
-            TIMM: timm_turn(folder, options),
+        makers = {
+            OURS: partial(ours, folder, options, normalised=False),
+            NORMALISED: partial(ours, folder, options, normalised=True),
+            TORCHVISION: partial(torchvision_turn, folder, options),
+            TIMM: partial(timm_turn, folder, options),
         }
-        for turn in turns.values():  # warm-up: code is imported, files are in the page cache
-            turn()
-        rates: Dict[str, List[float]] = {name: [] for name in turns}
+        contenders = {name: Contender(make) for name, make in makers.items()}
+        for contender in contenders.values():  # warm-up: code is imported, files are in the page cache
+            contender.turn()
+        rates: Dict[str, List[float]] = {name: [] for name in contenders}
         for round_number in range(options.rounds):
-            for name in list(turns)[:: 1 if round_number % 2 == 0 else -1]:
-                begun = time.process_time()
-                turns[name]()
-                rates[name].append(options.images / (time.process_time() - begun))
+            for name in list(contenders)[:: 1 if round_number % 2 == 0 else -1]:
+                rates[name].append(options.images / contenders[name].turn())
+        for contender in contenders.values():
+            contender.close()
     report(options, rates, mean_bytes)
     return 0
+
+
+class Contender:
+    """A process of its own, so that none profits from another's settings; idle until its turn."""
+
+    def __init__(self, make: Callable[[], Turn]) -> None:
+        context = get_context("fork")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(make, theirs), daemon=True)
+        self._process.start()
+
+    def turn(self) -> float:
+        """CPU seconds of going through all images once."""
+        self._pipe.send(True)
+        return float(self._pipe.recv())
+
+    def close(self) -> None:
+        self._pipe.send(False)
+        self._process.join()
+
+
+def _work(make: Callable[[], Turn], pipe: Any) -> None:
+    torch.set_num_threads(1)
+    turn = make()
+    while pipe.recv():
+        begun = time.process_time()
+        turn()
+        pipe.send(time.process_time() - begun)
 
 
 def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -82,6 +113,7 @@ def ours(folder: str, options: argparse.Namespace, normalised: bool) -> Turn:
     }  # fmt: skip
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     config = load_config("pretrain", [*arguments, "--train-crop-scale", *map(str, options.scale)])
+    machine.keep_freed_memory()  # as loader processes do
     loader = TrainLoader(open_source(config, "train"), config, DataShare((0,)))
     epochs = itertools.count()
 

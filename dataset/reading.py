@@ -54,7 +54,7 @@ class BatchReader:
                 # In a process that was itself started by a server, torch would start these so too: 2 s each, with copies of all
                 # that the source holds.
                 multiprocessing_context="fork" if sys.platform == "linux" else None,
-                worker_init_fn=_leave_signals_to_the_main_process,
+                worker_init_fn=_prepare_worker,
                 prefetch_factor=sizes.ahead,
                 persistent_workers=keep_workers,
                 generator=torch.Generator(),  # else it would draw its seed from the default one
@@ -174,6 +174,7 @@ def _unchanged(chunk: _Chunk) -> _Chunk:
     return chunk
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
+    machine.keep_freed_memory()  # decoding and resizing allocate as much for every image
     # Ctrl-C, and `timeout`'s SIGTERM, go to the whole process group; a step that is under way still needs its images.
     os.setpgid(0, 0)
