@@ -46,28 +46,27 @@ KEYS = {
 def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there too")
     options = parser.parse_args(argv)
     results: Dict[str, List[float]] = {SCALED: [], FULL: []}
     with tempfile.TemporaryDirectory() as folder:
         write_digits(Path(folder))
-        for seed in range(options.seeds):
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
             config = configured(folder, options.epochs, seed)
             for name in results:
                 results[name].append(accuracy(config, name))
                 print(f"seed {seed}, {name}: {100 * results[name][-1]:.2f} %", flush=True)
-    means = {name: statistics.mean(values) for name, values in results.items()}
-    spread = statistics.stdev(results[FULL]) if options.seeds > 1 else 0.0
     rows = [
-        [name, *(f"{100 * value:.2f} %" for value in (means[name], min(values), max(values)))]
+        [name, *(f"{100 * value:.2f} %" for value in (statistics.mean(values), min(values), max(values)))]
         for name, values in results.items()
     ]
     print(f"{cpu_name()}; top-1 on 360 held-out digits after {options.epochs} epochs, {options.seeds} seeds")
     print(table(["", "mean", "min", "max"], rows))
-    print(
-        f"scaled decoding: {100 * (means[SCALED] - means[FULL]):+.2f} points; deviation over seeds {100 * spread:.2f}"
-    )
+    differences = [100 * (scaled - full) for scaled, full in zip(results[SCALED], results[FULL])]
+    error = statistics.stdev(differences) / len(differences) ** 0.5 if options.seeds > 1 else float("nan")
+    print(f"scaled decoding: {statistics.mean(differences):+.2f} points, standard error {error:.2f}")
     write_json(options.json, {"accuracy": results})
     return 0
 
