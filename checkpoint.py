@@ -37,6 +37,7 @@ class Progress:
     best_step: Optional[int] = None
     validated_step: Optional[int] = None  # the newest step that was validated
     class_names: Tuple[str, ...] = ()  # of the data set, by label; empty where it has none
+    data: str = ""  # fingerprint of the training set
 
 
 def new_run_folder(config: Config) -> Optional[Path]:
@@ -153,7 +154,7 @@ def restore(step_folder: Path, runtime: Runtime) -> Progress:
 def read_progress(step_folder: Path) -> Progress:
     try:
         details: Dict[str, Any] = json.loads((step_folder / "run.json").read_text())
-        details["class_names"] = tuple(details.get("class_names", ()))
+        details = {"data": "", **details, "class_names": tuple(details.get("class_names", ()))}
         return Progress(**{name: details[name] for name in asdict(Progress())})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{step_folder / 'run.json'} is missing or damaged ({error}). Use another step.") from error

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+import signal
+import sys
 from typing import Optional
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _NEVER, _MOST = 2**31 - 1, 2**25  # bytes
 
 
@@ -44,6 +47,12 @@ def rank() -> int:
 def local_rank() -> int:
     """This process's number on its host."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def end_with_parent() -> None:
+    """Lets the system end this process when the one that started it is gone, even by SIGKILL. On Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def keep_freed_memory() -> None:

@@ -6,12 +6,13 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional, Tuple
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 import checkpoint
 from allocation import allocation_table
 from checkpoint import Progress
 from dataset.bad_images import BadImageLog
+from dataset.base import fingerprint
 from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
@@ -33,15 +34,17 @@ def prepare_run(config: Config, placement: Placement) -> Run:
         raise UserError(f"dataset = {config.dataset} has no training images.")
     held_out = open_source(config, "validation")
     runtime = build_runtime(config, placement)
+    _check_same_everywhere(runtime, (source, held_out))
     bad_images = BadImageLog()
     train = TrainLoader(source, config, runtime.share, runtime.from_first_stage, bad_images)
     validation = evaluation_loader(config, held_out, runtime, bad_images) if held_out is not None else None
     notes = [allocation_table(config, placement)] + opening_notes(config, placement, runtime)
     notes += dict.fromkeys(note for data in (source, held_out) if data is not None for note in data.notes)
     notes += data_notes(config, train, validation)
-    folder, progress = _folder_and_progress(config, runtime, train, notes)
-    progress.class_names = source.class_names
-    bad_images.folder = folder
+    folder, progress = _folder_and_progress(config, runtime, train, fingerprint(source), notes)
+    progress.class_names, progress.data = source.class_names, fingerprint(source)
+    if folder is not None:
+        bad_images.write_into(folder)
     reporters = []
     if runtime.is_main:
         reporters = build_reporters(
@@ -103,13 +106,14 @@ def data_notes(config: Config, train: TrainLoader, validation: Optional[EvalLoad
 
 
 def _folder_and_progress(
-    config: Config, runtime: Runtime, train: TrainLoader, notes: List[str]
+    config: Config, runtime: Runtime, train: TrainLoader, data: str, notes: List[str]
 ) -> Tuple[Optional[Path], Progress]:
     """A resumed run's folder and state, or a new folder and the starting weights."""
     if config.resume_training_from_checkpoint:
         step_folder = Path(runtime.from_main(str(checkpoint.find_run_to_resume(config)) if runtime.is_main else None))
         progress = checkpoint.restore(step_folder, runtime)
         _check_same_steps(progress, train, config, step_folder)
+        _check_same_data(progress, data, step_folder)
         if runtime.is_main:
             checkpoint.write_config(step_folder.parent, config)
         notes.append(f"resumed after step {progress.step} from {step_folder}")
@@ -125,6 +129,25 @@ def _check_same_steps(progress: Progress, train: TrainLoader, config: Config, st
             f"{step_folder} was trained with {saved[0]} host steps an epoch of {saved[1]} images, now it would be "
             f"{now[0]} of {now[1]}.\n       Keep micro_batch_size x gradient_accumulation x replication_factor x "
             "device_iterations and the data set, or start anew from it with --pretrained-checkpoint."
+        )
+
+
+def _check_same_data(progress: Progress, data: str, step_folder: Path) -> None:
+    if progress.data and progress.data != data:
+        raise UserError(
+            f"{step_folder} was trained on other data: {progress.data.split()[0]} images then, {data.split()[0]} now, or other "
+            "labels.\n       Go on with the data that it began with, or start anew from it with --pretrained-checkpoint."
+        )
+
+
+def _check_same_everywhere(runtime: Runtime, sources: Sequence[Optional[Source]]) -> None:
+    """Processes on several hosts must read the same data: labels of one go with images of another."""
+    own = [fingerprint(source) if source is not None else "" for source in sources]
+    theirs = runtime.from_main(own)
+    if own != theirs:
+        raise UserError(
+            f"the data sets of this host and of the first process differ: {' and '.join(own)} here, {' and '.join(theirs)}\n"
+            "       there (images, and a digest of their labels). Copy the same data to every host."
         )
 
 

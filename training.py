@@ -220,7 +220,7 @@ def _report_bad_images(run: Run, batch: HostBatch) -> None:
     count = int(run.runtime.sum_totals(torch.tensor([float(batch.num_replaced)], dtype=torch.float64))[0])
     if count:
         listed = f"; all are in {run.folder / FILE_NAME}" if run.folder is not None else ""
-        example = f" ({run.bad_images.last})" if run.bad_images.last else ""
+        example = f" ({run.bad_images.last})" if batch.num_replaced else ""
         run.note(f"step {run.progress.step}: the next images stand in for {count} that cannot be read{example}{listed}")
 
 

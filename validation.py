@@ -64,7 +64,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         )
         progress.finish(record)
         if result.num_samples < len(source):
-            progress.note(f"{len(source) - result.num_samples} images could not be read, such as {bad_images.last}")
+            example = f", such as {bad_images.last}" if bad_images.last else ""
+            progress.note(f"left out because they cannot be read: {len(source) - result.num_samples}{example}")
         for reporter in build_wandb(config, None, progress.note) if runtime.is_main else []:
             reporter.validated(record)
             reporter.close()

@@ -40,9 +40,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     sources = {split: source for split, source in splits.items() if source is not None}
     with BadList(own.list) as bad:
         reports = {split: _inspected(split, source, config, bad) for split, source in sources.items()}
-    print(f"dataset = {config.dataset}" + (f", dataset_path = {config.dataset_path}" if config.dataset_path else ""))
+    print(
+        f"dataset = {config.dataset}"
+        + (f", dataset_path = {printable(config.dataset_path)}" if config.dataset_path else "")
+    )
     for note in dict.fromkeys(note for source in sources.values() for note in source.notes):
-        print(note)
+        print(printable(note))
     if bad.count:
         print("", *bad.lines(), sep="\n")
     for split, report in reports.items():

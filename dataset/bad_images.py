@@ -1,4 +1,4 @@
-"""Images that cannot be read: counted, and listed once each in the run folder, where the policy is to go on without them."""
+"""Images that cannot be read: counted, and listed in the run folder, once by each process that meets them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,20 @@ class Bad(NamedTuple):
 
 
 class BadImageLog:
-    """What one process has met. `folder` is set when the run has one."""
+    """What one process has met."""
 
     def __init__(self) -> None:
         self.folder: Optional[Path] = None
         self.count = 0  # of readings that failed; an image that is met in two epochs counts twice
         self.last = ""
         self._known: Set[str] = set()
+
+    def write_into(self, folder: Path) -> None:
+        """Lists what is met from now on in this run folder; what is listed there already is known."""
+        self.folder = folder
+        with contextlib.suppress(OSError):
+            lines = (folder / FILE_NAME).read_bytes().splitlines()
+            self._known.update(os.fsdecode(line).split("\t")[0] for line in lines)
 
     def add(self, bad: Bad) -> None:
         """Raises nothing: a full disk must not end a run that goes on without images."""

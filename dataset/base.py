@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Tuple, Union
 
+import numpy as np
 from torch import Tensor
 
 from errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from config import Config
 
 
@@ -58,8 +58,15 @@ def read_file(path: str) -> Encoded:
     try:
         with open(path, "rb") as file:
             return Encoded(file.read(), path)
-    except OSError as error:
-        raise BadImageError(path, error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:  # a name with a null byte, from a table, is a ValueError
+        raise BadImageError(path, getattr(error, "strerror", None) or str(error)) from error
+
+
+def fingerprint(source: Source) -> str:
+    """Tells data sets apart by how many images they have, with which labels and names of classes."""
+    digest = hashlib.blake2b(repr(source.class_names).encode(errors="surrogatepass"), digest_size=8)
+    digest.update(np.ascontiguousarray(source.labels).tobytes())
+    return f"{len(source)} {digest.hexdigest()}"
 
 
 def check_labels(source: Source, config: Config) -> None:

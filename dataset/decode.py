@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import TYPE_CHECKING, Protocol, Tuple
+from typing import TYPE_CHECKING, Optional, Protocol, Tuple
 
 import numpy as np
 from torch import Tensor
@@ -90,14 +90,15 @@ class _Jpeg:
                 self._item.content, "GRAY" if self._num_channels == 1 else "RGB", **(wanted if scale > 1 else {})
             )
         except ValueError:
-            return _Other(self._item, self._num_channels, self._max_pixels).pixels(least)
+            return _Other(self._item, self._num_channels, self._max_pixels, self._orientation).pixels(least)
         return _upright(pixels, self._orientation)
 
 
 class _Other:
     """Any file that Pillow opens. Alpha is left out, 16 bits are cut to 8, of an animation the first frame is taken."""
 
-    def __init__(self, item: Encoded, num_channels: int, max_pixels: int) -> None:
+    def __init__(self, item: Encoded, num_channels: int, max_pixels: int, orientation: Optional[int] = None) -> None:
+        """`orientation` is given where it is known already."""
         from PIL import Image
 
         # Pillow's own limit prints a warning; ours is checked before anything is decoded.
@@ -108,14 +109,17 @@ class _Other:
                 self._image = Image.open(io.BytesIO(item.content))
                 width, height = self._image.size
                 _check_size(item.where, height, width, max_pixels)
-                if self._image.format == "PNG":  # its EXIF may come last; looking for it would hide what decoding finds
+                # EXIF of a PNG may come last; looking for it would hide what decoding finds. TIFFs are turned by this, or were.
+                if self._image.format in ("PNG", "TIFF"):
                     self._image.load()
+                    width, height = self._image.size
         except BadImageError:
             raise
         except Exception as error:  # Pillow's decoders raise many kinds, each with the reason in its text
             raise BadImageError(item.where, _reason(error)) from error
-        # Pillow turns TIFFs itself.
-        self._orientation = 1 if self._image.format == "TIFF" else _orientation_of(self._image)
+        if orientation is None:
+            orientation = 1 if self._image.format == "TIFF" else _orientation_of(self._image)
+        self._orientation = orientation
         self.size = (width, height) if self._orientation in TURNED else (height, width)
 
     def pixels(self, least: float) -> np.ndarray:

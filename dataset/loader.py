@@ -5,6 +5,7 @@ All of it is a pure function of (seed, epoch, position), whatever the number of 
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Callable, Iterator, Optional, Tuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from dataset.mixing import Mix, draw_mix
 from dataset.order import Order, TrainOrder
 from dataset.reading import BatchReader, ReadBatch
 from dataset.samples import Samples
-from errors import UserError
+from errors import UserError, printable
 
 if TYPE_CHECKING:
     from config import Config
@@ -103,14 +104,14 @@ class TrainLoader:
     def _stand_in(self, epoch: int, step: int, bad: Bad) -> Tuple[int, Tensor]:
         """The next readable sample of the epoch's order, and its image."""
         assert self._reader is not None
-        for tries, index in enumerate(self._order.after(epoch, step, bad.row)):
+        tries = 0
+        for index in itertools.islice(self._order.after(epoch, step, bad.row), MOST_TRIES):
             image, failed = self._reader.read_one(epoch, index)
             if not failed:
                 return index, image[0]
-            if tries == MOST_TRIES:
-                break
+            tries += 1
         raise UserError(
-            f"cannot read image {bad.where}: {bad.reason}; nor {tries + 1:,} others after it.\n"
+            f"cannot read image {printable(bad.where)}: {bad.reason}; nor {tries:,} others after it.\n"
             "       Look at the data set with verify.py."
         )
 

@@ -131,3 +131,14 @@ def test_a_checkpoint_of_other_classes_says_so(tmp_path: Path) -> None:
     validate = ["--pretrained-checkpoint", "single", "--runtime", "single", "--device", "cpu"]
     output = run(tmp_path, "validation.py", *flags, "--dataset-path", "plants", *validate)
     assert "the checkpoint was trained on other classes: 1 differ, first label 1, bee there, oak in the data" in output
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    write_images(tmp_path / "data", {"train/bee": 9, "train/cat": 9})
+    flags = [*SMALL, "--dataset-path", "data", "--num-labels", "3", *SINGLE]
+    run(tmp_path, "pretrain.py", *flags, "--epochs", "1")
+    write_images(tmp_path / "data", {"train/ant": 1})  # as many steps an epoch, other labels
+    output = run(tmp_path, "pretrain.py", *flags, "--resume", code=2)
+    assert "was trained on other data: 18 images then, 19 now, or other labels" in output
+    assert "--pretrained-checkpoint" in output

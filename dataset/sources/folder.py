@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -100,7 +101,9 @@ def _is_current(folder: Path, index: Index) -> bool:
 
 
 def _write_index_of(folder: Path, target: Path) -> bool:
-    """Returns whether the index may be kept: a folder that has changed just now may do so again without its time showing it."""
+    """Returns whether the index may be kept: not if a folder has changed just now, for it may do so again without its time
+    showing it; nor if a link leads nowhere, for what appears there changes no time here.
+    """
     begun = time.time_ns()
     classes = _class_names(folder)
     own_state = _state(os.stat(folder))
@@ -114,7 +117,8 @@ def _write_index_of(folder: Path, target: Path) -> bool:
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     names = (file for scan in found for file in scan.files)
     write_index(target, names, {"labels": labels}, {"classes": classes, "folders": folders})
-    return max(changed for changed, _ in folders.values()) < begun - COARSEST_CLOCK
+    leads_nowhere = _has_dead_link(folder, os.listdir(folder)) or any(scan.has_dead_link for scan in found)
+    return not leads_nowhere and max(changed for changed, _ in folders.values()) < begun - COARSEST_CLOCK
 
 
 def _state(status: os.stat_result) -> List[int]:
@@ -122,17 +126,24 @@ def _state(status: os.stat_result) -> List[int]:
     return [status.st_mtime_ns, status.st_ino]
 
 
-class _Scan(NamedTuple):
+def _has_dead_link(folder: Any, names: Sequence[str]) -> bool:
+    paths = [f"{folder}/{name}" for name in names if not name.lower().endswith(SUFFIXES)]
+    return any(os.path.islink(path) and not os.path.exists(path) for path in paths)
+
+
+@dataclass
+class _Scan:
     """Paths relative to the root: the image files of one class, sorted, and the folders with their states."""
 
-    files: List[str]
-    folders: Dict[str, List[int]]
+    files: List[str] = field(default_factory=list)
+    folders: Dict[str, List[int]] = field(default_factory=dict)
+    has_dead_link: bool = False
 
 
 def _scan(root: Path, work: LongWork, class_name: str) -> _Scan:
-    scan = _Scan([], {})
+    scan = _Scan()
     seen = set()
-    for path, folders, files in os.walk(root / class_name, followlinks=True):
+    for path, folders, files in os.walk(root / class_name, onerror=_cannot_list, followlinks=True):
         status = os.stat(path)
         if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or a second one to the same
             folders.clear()
@@ -143,9 +154,14 @@ def _scan(root: Path, work: LongWork, class_name: str) -> _Scan:
         scan.folders[below] = _state(status)
         images = [file for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
         scan.files.extend(f"{below}/{file}" for file in images)
+        scan.has_dead_link |= _has_dead_link(path, files)
         work.add(len(images))
     scan.files.sort()
     return scan
+
+
+def _cannot_list(error: OSError) -> None:
+    raise UserError(f"cannot list {error.filename}: {error.strerror}.\n       Its images would be missing.") from error
 
 
 def _find(root: Path, split: str) -> Optional[Path]:

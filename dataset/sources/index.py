@@ -15,9 +15,11 @@ import tempfile
 import time
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
+
+from errors import UserError
 
 NAMES, ENDS, ABOUT, ARRAYS = "names.bin", "ends", "about.json", "arrays"
 FORMAT = 2  # of the files; another one makes a new cache entry
@@ -87,14 +89,31 @@ def cached_index(key: str, is_current: Callable[[Index], bool], make: Callable[[
         index = _open_current(kept, is_current)
         if index is not None:
             return index
-        new = _temporary_folder(cache)
-        if not make(new) or kept is None:
+        new, may_be_kept = _made(cache, make)
+        if not may_be_kept or kept is None:
             return Index(new)
         if kept.exists():
             # Folders cannot be swapped; a reader that has the old one open goes on with it.
             os.replace(kept, _temporary_folder(cache) / "old")
         os.replace(new, kept)
         return Index(kept)
+
+
+def _made(cache: Optional[Path], make: Callable[[Path], bool]) -> Tuple[Path, bool]:
+    """A folder with a new index, and whether it may be kept; elsewhere where there is no room in the cache."""
+    if cache is not None:
+        with contextlib.suppress(OSError):
+            new = _temporary_folder(cache)
+            return new, make(new)
+    try:
+        new = _temporary_folder(None)
+        make(new)
+    except OSError as error:
+        raise UserError(
+            f"no room for an index of the data set in {tempfile.gettempdir()}: {error.strerror or error}.\n"
+            "       Make some, or name a folder with room in the variable TMPDIR."
+        ) from error
+    return new, False
 
 
 def _open_current(kept: Optional[Path], is_current: Callable[[Index], bool]) -> Optional[Index]:
@@ -120,17 +139,16 @@ def _cache_folder() -> Optional[Path]:
 
 def _temporary_folder(beside: Optional[Path]) -> Path:
     """A new folder, removed with all in it when this process ends; unless it is renamed by then."""
-    if beside is not None:
-        _remove_leftovers(beside)
+    _remove_leftovers(beside or Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=beside))
     # Unlike `atexit`, this runs in processes of `multiprocessing` too, and not in those forked from this one.
     Finalize(None, shutil.rmtree, args=(folder, True), exitpriority=0)
     return folder
 
 
-def _remove_leftovers(cache: Path) -> None:
+def _remove_leftovers(place: Path) -> None:
     """What processes that were killed have left behind."""
-    for folder in cache.glob(f"{PREFIX}*"):
+    for folder in place.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > A_DAY:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -156,7 +156,8 @@ def _scan_all(shards: Sequence[str]) -> Iterator[_Scan]:
         for shard in shards:
             yield _counted(_scan(shard), work)
         return
-    with ProcessPoolExecutor(num_processes) as pool:
+    # Left behind, they would keep the lock on the index.
+    with ProcessPoolExecutor(num_processes, initializer=machine.end_with_parent) as pool:
         for scan in pool.map(_scan, shards):
             yield _counted(scan, work)
 

@@ -76,7 +76,8 @@ def _resized(picture: Picture, box: Box, size: Tuple[int, int]) -> Tensor:
     top, left, height, width = box
     if pixels.shape[:2] == picture.size:
         return resize(pixels[top : top + height, left : left + width], size)
-    scale = next(scale for scale in SCALES if pixels.shape[:2] == tuple(-(-side // scale) for side in picture.size))
+    scaled = (scale for scale in SCALES if pixels.shape[:2] == tuple(-(-side // scale) for side in picture.size))
+    scale = next(scaled, picture.size[0] / pixels.shape[0])
     edges = left / scale, top / scale, (left + width) / scale, (top + height) / scale
     return _resize_between_pixels(pixels, edges, size)
 

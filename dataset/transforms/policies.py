@@ -50,7 +50,8 @@ def _three_augment(image: Tensor, draw: random.Random) -> Tensor:
         return functional.rgb_to_grayscale(image, num_output_channels=image.shape[0])
     if kind == 1:
         return functional.solarize(image, threshold=128)
-    return functional.gaussian_blur(image, kernel_size=[BLUR_WINDOW] * 2, sigma=[draw.uniform(0.1, 2.0)] * 2)
+    window = min(BLUR_WINDOW, 2 * min(image.shape[-2:]) - 1)
+    return functional.gaussian_blur(image, kernel_size=[window] * 2, sigma=[draw.uniform(0.1, 2.0)] * 2)
 
 
 def transforms_v2() -> Any:

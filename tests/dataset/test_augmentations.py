@@ -273,3 +273,13 @@ def test_the_default_generators_are_left_as_they_were(tmp_path, keys):
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
     assert np.random.get_state()[1].tolist() == before[2]
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("size", [2, 4, 6])
+def test_policies_work_on_the_smallest_images(tmp_path, kind, size):
+    keys = {"image_size": size, "patches_size": size, "train_crop_scale": None, "extra_aug": kind}
+    transform = TrainTransform(small_config(tmp_path, **keys))
+    image = random_image()[:, :size, :size]
+    for seed in range(12):
+        assert transform.cut(open_picture(image, 3, 10**9), random.Random(seed)).shape == (3, size, size)

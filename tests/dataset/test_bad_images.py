@@ -48,7 +48,7 @@ def test_stop_names_the_file_and_the_reason(tmp_path, kind):
 def test_skip_takes_the_next_sample_of_the_epochs_order(tmp_path, kind):
     config, source, path = photos(tmp_path, kind, policy="skip")  # 8 samples a step
     log = BadImageLog()
-    log.folder = tmp_path
+    log.write_into(tmp_path)
     loader = TrainLoader(source, config, WHOLE, bad_images=log)
     for epoch in range(4):
         expected = [index for step in range(2) for index in loader._order.step(epoch, step).tolist()]
@@ -113,7 +113,7 @@ def test_nothing_but_bad_images_is_an_error(tmp_path):
 
 def test_a_name_that_is_no_utf_8_is_listed_as_it_is(tmp_path):
     log = BadImageLog()
-    log.folder = tmp_path
+    log.write_into(tmp_path)
     name = os.fsdecode(b"train/ant/\xff\xfe.png")
     log.add(Bad(0, name, "the file is empty"))
     log.add(Bad(3, name, "the file is empty"))
@@ -180,3 +180,20 @@ def test_the_process_with_the_labels_learns_which_images_stand_in(tmp_path):
         assert sent.num_replaced == 1
         assert 2 not in received.targets.tolist()
         assert len(set(received.targets.tolist())) == 3
+
+
+def test_one_image_that_cannot_be_read_is_an_error_even_if_it_is_all_there_is(tmp_path):
+    write_images(tmp_path, {"train/ant": 1})
+    (tmp_path / "train" / "ant" / "0.png").write_bytes(b"")
+    keys = {"dataset": "folder", "dataset_path": str(tmp_path), "bad_images": "skip"}
+    config = small_config(tmp_path, micro_batch_size=1, gradient_accumulation=1, **keys)
+    with pytest.raises(UserError, match="nor 0 others after it"):
+        next(TrainLoader(open_source(config, "train"), config, WHOLE).epoch(0))
+
+
+def test_a_resumed_run_lists_no_image_again(tmp_path):
+    for _ in range(2):
+        log = BadImageLog()
+        log.write_into(tmp_path)
+        log.add(Bad(0, "a.png", "the file is empty"))
+    assert (tmp_path / "bad_images.txt").read_text() == "a.png\tthe file is empty\n"

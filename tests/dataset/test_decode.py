@@ -312,3 +312,16 @@ def test_channels_of_pixels_in_memory_are_pillows(num_channels):
     np.testing.assert_array_equal(
         to_channels(grey[:, :, None], num_channels), pillow_pixels(Image.fromarray(grey), mode)
     )
+
+
+def test_a_damaged_photograph_that_pillow_reads_keeps_its_orientation():
+    """simplejpeg warns of bytes before a marker, and leaves the file to Pillow; Pillow alone knows of XMP."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF tiff:Orientation="6"/></x:xmpmeta>'
+    content = file_of(uneven((100, 60)), "JPEG", xmp=xmp)
+    at = content.rindex(b"\xff\xd9")
+    odd = content[:at] + b"\x00\x17\x2a" + content[at:]
+    assert ImageOps.exif_transpose(Image.open(io.BytesIO(content))).size == (60, 100)
+    picture = picture_of(odd)
+    for least in (1.0, 0.1):
+        assert resize(picture.pixels(least), (8, 8)).shape == (3, 8, 8)
+        assert picture.pixels(1.0).shape[:2] == picture.size == (60, 100)

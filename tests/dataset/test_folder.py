@@ -205,3 +205,35 @@ def test_hidden_folders_and_circular_links_below_a_class_are_passed_over(tmp_pat
     (tmp_path / "train" / "a" / "up").symlink_to(tmp_path / "train" / "a")
     (tmp_path / "train" / "a" / "linked").symlink_to(tmp_path / "elsewhere")
     assert len(folder(tmp_path)) == 5
+
+
+def settle(root):
+    """Puts the times of all folders into the past, so that an index of them is kept."""
+    for path, _, _ in os.walk(root):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+
+
+@pytest.mark.parametrize("link", ["train/b", "train/a/more"])
+def test_what_appears_behind_a_dead_link_is_seen(tmp_path, monkeypatch, link):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_images(tmp_path / "data", {"train/a": 2, "train/c": 2})
+    (tmp_path / "data" / link).symlink_to(tmp_path / "volume")
+    settle(tmp_path / "data")
+    assert len(folder(tmp_path / "data")) == 4
+    write_images(tmp_path, {"volume": 3})
+    settle(tmp_path)
+    assert len(folder(tmp_path / "data")) == 7
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
+    write_images(tmp_path, {"train/a": 1, "train/b": 1})
+    whole = os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("train/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot list .*train/b: Permission denied"):
+        folder(tmp_path)

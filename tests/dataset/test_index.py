@@ -17,6 +17,7 @@ import pytest
 from dataset.sources import folder as folder_source
 from dataset.sources.folder import index_of
 from dataset.sources.index import PREFIX, cached_index, temporary_index, write_index
+from errors import UserError
 from tests.dataset.files import write_images
 
 NAMES = [
@@ -390,3 +391,26 @@ def test_a_loader_process_reads_names_without_keeping_them_in_memory():
 def resident_bytes():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_without_room_in_the_cache_there_is_still_an_index(root, cache):
+    calls = []
+
+    def make(target):
+        calls.append(target)
+        if len(calls) == 1:
+            raise OSError(28, "No space left on device")
+        return make_one(target)
+
+    index = cached_index("full", always, make)
+    assert index.name(0) == "one"
+    assert calls[1].parent != calls[0].parent
+    assert list(entries(cache)) == []
+
+
+def test_without_room_anywhere_the_user_is_told(cache):
+    def make(target):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match=r"no room for an index of the data set in .*: No space left on device"):
+        cached_index("full", always, make)
