@@ -31,6 +31,7 @@ class Placement:
     replica_groups: int  # replicas that have processes of their own
     replication_factor: int
     planned_stages: int
+    too_few_micro_batches: str = ""  # why fewer stages run than are planned, where that is the reason
 
     @property
     def num_processes(self) -> int:
@@ -59,7 +60,7 @@ class Placement:
         """One line on what was folded, or None where every stage of every replica has a process of its own."""
         changes = []
         if len(self.parts) < self.planned_stages:
-            changes.append(f"{self.planned_stages} stages run as {len(self.parts)}")
+            changes.append(f"{self.planned_stages} stages run as {len(self.parts)}{self.too_few_micro_batches}")
         if len(self.parts) > self.pipeline_size:
             changes.append(f"each process holds {len(self.parts) // self.pipeline_size} stages, interleaved")
         if self.folded_replicas > 1:
@@ -116,9 +117,11 @@ def place_pipeline(config: Config, num_processes: Optional[int], num_devices: in
     else:
         pipeline_size, groups = _split_as_planned(config, len(stages), num_devices or len(stages), num_devices or cores)
     num_parts = len(stages) if config.schedule == "interleaved" else pipeline_size
-    placement = Placement(
-        "pipeline", tuple(fold_stages(stages, num_parts)), pipeline_size, groups, config.replication_factor, len(stages)
-    )
+    parts = tuple(fold_stages(stages, num_parts))
+    why = ""
+    if not _has_enough_micro_batches(config, len(stages), groups):
+        why = f", as a weight update needs a micro-batch for each: --gradient-accumulation {len(stages)} or more"
+    placement = Placement("pipeline", parts, pipeline_size, groups, config.replication_factor, len(stages), why)
     _check_interleaved(config, placement)
     return placement
 
@@ -175,8 +178,8 @@ def _split_exactly(config: Config, num_stages: int, num_processes: int) -> Tuple
     raise UserError(
         f"{num_processes} processes cannot share {num_stages} stages x replication_factor = {config.replication_factor} "
         f"with gradient_accumulation = {config.gradient_accumulation}.\n"
-        f'       In config "{config.config}". Start one of {", ".join(map(str, usable))} processes, '
-        "or change layers_per_ipu, replication_factor or gradient_accumulation."
+        f"       Start {' or '.join(map(str, usable))}, or change layers_per_ipu, replication_factor or gradient_accumulation\n"
+        "       (a replica's weight update needs at least as many micro-batches as the replica has processes)."
     )
 
 

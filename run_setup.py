@@ -13,6 +13,7 @@ from allocation import allocation_table
 from checkpoint import Progress
 from dataset.bad_images import BadImageLog
 from dataset.base import fingerprint
+from dataset.held_out import Subset
 from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
@@ -39,8 +40,7 @@ def prepare_run(config: Config, placement: Placement) -> Run:
     train = TrainLoader(source, config, runtime.share, runtime.from_first_stage, bad_images)
     validation = evaluation_loader(config, held_out, runtime, bad_images) if held_out is not None else None
     notes = [allocation_table(config, placement)] + opening_notes(config, placement, runtime)
-    notes += dict.fromkeys(note for data in (source, held_out) if data is not None for note in data.notes)
-    notes += data_notes(config, train, validation)
+    notes += data_notes(config, source, held_out, train)
     folder, progress = _folder_and_progress(config, runtime, train, fingerprint(source), notes)
     progress.class_names, progress.data = source.class_names, fingerprint(source)
     if folder is not None:
@@ -86,14 +86,25 @@ def opening_notes(config: Config, placement: Placement, runtime: Runtime) -> Lis
     return notes
 
 
-def data_notes(config: Config, train: TrainLoader, validation: Optional[EvalLoader]) -> List[str]:
-    notes = []
+def data_notes(
+    config: Config,
+    source: Source,
+    held_out: Optional[Source],
+    train: TrainLoader,
+) -> List[str]:
+    notes = list(dict.fromkeys(note for data in (source, held_out) if data is not None for note in data.notes))
+    if source.num_classes < config.num_labels:
+        notes.append(
+            f"the data has {source.num_classes:,} classes, num_labels = {config.num_labels:,} more than it needs"
+        )
+    if config.validation_split and config.dataset != "chest_xray" and not isinstance(held_out, (Subset, type(None))):
+        notes.append("validation_split is not used: the data has a validation set of its own")
     if train.dropped:
         notes.append(
             f"each epoch leaves {train.dropped:,} images out, others every time: it makes {train.steps_per_epoch:,} whole host "
             f"step{'s' * (train.steps_per_epoch > 1)} of {config.samples_per_step:,}"
         )
-    if validation is None and config.validation_epochs:
+    if held_out is None and config.validation_epochs:
         notes.append(
             "no validation set found: the run is not validated (--validation-split 0.2 would hold a share out)"
         )

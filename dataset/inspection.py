@@ -104,7 +104,10 @@ def inspect(
 
 
 def count_labels(labels: np.ndarray, num_labels: int) -> Tuple[np.ndarray, int]:
-    """Images of each label, int64 [num_labels], and how many images have none. `labels` as a `Source` has them."""
+    """Images of each label, int64 [num_labels, or more if there are more], and how many images have none.
+
+    `labels` as a `Source` has them.
+    """
     if labels.ndim == 1:
         return np.bincount(labels, minlength=num_labels), 0
     return labels.sum(axis=0, dtype=np.int64), int(len(labels) - np.count_nonzero(labels.any(axis=1)))

@@ -38,7 +38,7 @@ def open_source(config: Config, split: str) -> Optional[Source]:
         own = source if split == "validation" else open_split(config, "validation")
         if own is None:
             source = _cut(open_split(config, "train"), config, split)
-    if source is not None:
+    if source is not None and config.command != "verify":  # which is to tell how many labels there are
         check_labels(source, config)
     return source
 

@@ -25,8 +25,10 @@ def pick_device(config: Config, local_rank: int = 0) -> torch.device:
 
 
 def set_threads(config: Config, default: int) -> None:
-    """CPU threads of this process: the config's number, or `default`."""
-    torch.set_num_threads(config.threads_per_process or default)
+    """CPU threads of this process: the config's number, or `default`, or fewer where OMP_NUM_THREADS says so."""
+    wished = os.environ.get("OMP_NUM_THREADS", "")
+    limit = int(wished) if wished.isdigit() and int(wished) else default
+    torch.set_num_threads(config.threads_per_process or min(default, limit))
 
 
 def keep_freed_memory(device: torch.device) -> None:

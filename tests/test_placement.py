@@ -64,8 +64,19 @@ def test_nothing_is_said_where_nothing_is_folded(tmp_path: Any) -> None:
 
 def test_processes_that_cannot_share_the_plan_are_refused_with_the_numbers_that_can(tmp_path: Any) -> None:
     config = small_config(tmp_path, layers_per_ipu=[2, 2], replication_factor=2)
-    with pytest.raises(UserError, match=r"3 processes cannot share 2 stages.*\n.*Start one of 1, 2, 4 processes"):
+    with pytest.raises(
+        UserError, match=r"3 processes cannot share 2 stages.*\n.*Start 1 or 2 or 4, or change layers_per_ipu"
+    ):
         place_pipeline(config, 3, 0, 2)
+
+
+def test_stages_without_a_micro_batch_each_are_merged_and_told_why(tmp_path: Any) -> None:
+    placement = place_pipeline(small_config(tmp_path, layers_per_ipu=[2, 2], gradient_accumulation=1), None, 0, 2)
+    assert placement.num_processes == 1
+    assert placement.folding() == (
+        "2 stages run as 1, as a weight update needs a micro-batch for each: --gradient-accumulation 2 or more "
+        "(same global batch, same result)"
+    )
 
 
 def test_interleaved_needs_several_stages_a_process_and_equal_rounds(tmp_path: Any) -> None:
