@@ -11,8 +11,9 @@ import numpy as np
 
 from dataset.base import Encoded, read_file
 from dataset.sources.index import Index, temporary_index
+from dataset.sources.places import data_folder
 from dataset.sources.table_file import Table, shown
-from errors import UserError, nearest, user_path
+from errors import UserError, nearest
 from seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -82,18 +83,7 @@ def open_chest_xray(config: Config, split: str) -> ChestXray:
 
 
 def _root(config: Config) -> Path:
-    if not config.dataset_path:
-        raise UserError(
-            f"dataset = {config.dataset} needs dataset_path, the folder with {TABLES[0]} and images/ in it: "
-            "--dataset-path FOLDER"
-        )
-    root = user_path(config.dataset_path)
-    if not root.is_dir():
-        raise UserError(
-            f"dataset_path = {config.dataset_path} is not a folder ({root.absolute()}).\n"
-            f"       Give the folder that holds {TABLES[0]} and the images."
-        )
-    return root.absolute()
+    return data_folder(config, f"{TABLES[0]} and images/", f"{TABLES[0]} and the images").absolute()
 
 
 def _find_table(root: Path) -> Path:

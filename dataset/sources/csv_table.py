@@ -12,6 +12,7 @@ import numpy as np
 
 from dataset.base import Encoded, read_file
 from dataset.sources.index import Index, temporary_index
+from dataset.sources.places import listing
 from dataset.sources.table_file import Table, shown
 from errors import UserError, nearest, user_path
 
@@ -266,8 +267,8 @@ def _find(config: Config, split: str) -> Optional[Path]:
 
 def _no_train_file(config: Config) -> str:
     root = user_path(config.dataset_path or "")
-    found = sorted(entry.name for entry in os.scandir(root) if entry.name.lower().endswith((".csv", ".tsv")))
-    there = f"it holds {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else "it holds no CSV file"
+    tables = (entry.name for entry in os.scandir(root) if entry.name.lower().endswith((".csv", ".tsv")))
+    there = listing(tables, "it holds no CSV file")
     return (
         f"dataset_path = {root} has no train.csv; {there}.\n"
         "       Expected: train.csv, and validation.csv or val.csv (or .tsv alike); or give a file: --dataset-path FILE."

@@ -14,8 +14,9 @@ import numpy as np
 
 from dataset.base import Encoded, read_file
 from dataset.sources.index import Index, cached_index, write_index
+from dataset.sources.places import data_folder, listing
 from dataset.sources.progress import LongWork
-from errors import UserError, nearest, user_path
+from errors import UserError, nearest
 
 if TYPE_CHECKING:
     from config import Config
@@ -59,17 +60,7 @@ def open_folder(config: Config, split: str) -> Optional[ImageFolder]:
     Both splits number the classes as `train/` has them. Raises UserError where folders or images are missing, or where
     `validation/` has a class that `train/` lacks.
     """
-    if not config.dataset_path:
-        raise UserError(
-            f"dataset = {config.dataset} needs dataset_path, the folder with train/ and validation/ in it: "
-            "--dataset-path FOLDER"
-        )
-    root = user_path(config.dataset_path)
-    if not root.is_dir():
-        raise UserError(
-            f"dataset_path = {config.dataset_path} is not a folder ({root.absolute()}).\n"
-            "       Give the folder that holds train/ and validation/ (or val/)."
-        )
+    root = data_folder(config, "train/ and validation/", "train/ and validation/ (or val/)")
     train, folder = _find(root, "train"), _find(root, split)
     if folder is None:
         if split == "validation":
@@ -199,8 +190,7 @@ def _check_filled(index: Index, folder: Path, split: str) -> None:
 
 
 def _no_train_folder(root: Path) -> str:
-    found: Tuple[str, ...] = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
-    there = f"it holds {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else "it holds no folders"
+    there = listing((entry.name for entry in os.scandir(root) if entry.is_dir()), "it holds no folders")
     return (
         f"dataset_path = {root} has no train/ folder; {there}.\n"
         "       Expected: train/<class name>/image files, and validation/ or val/ alike. If these are the class folders, move\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Iterator, List, Sequence
 
 from dataset.sources.folder import FOLDERS
+from dataset.sources.places import listing
 from errors import UserError, user_path
 
 VALIDATION_WORDS = (("val", "validation"), ("test",))  # the second where no shard has one of the first
@@ -116,8 +117,7 @@ def compressed(path: str) -> str:
 
 
 def _no_shards(folder: Path) -> str:
-    found = sorted(entry.name for entry in os.scandir(folder))
-    there = f"it holds {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}" if found else "it is empty"
+    there = listing((entry.name for entry in os.scandir(folder)), "it is empty")
     return (
         f"{folder} has no shards (.tar files); {there}.\n"
         "       Expected: the shards, or train/ with shards, and validation/ or val/ alike."
