@@ -1,7 +1,7 @@
 """The run folder: steps saved whole or not at all, found again, and restored into any number of stages.
 
 <run folder>/config.yaml  metrics.jsonl  tensorboard/
-             step_<N>/model-0000k-of-0000n.safetensors, optimizer-…, their indexes, run.json
+             step_<N>/model-0000k-of-0000n.safetensors, optimizer-…, ema-…, their indexes, run.json
              latest -> step_<N>   best -> step_<M>
 """
 
@@ -36,6 +36,7 @@ class Progress:
     best_top1: Optional[float] = None
     best_step: Optional[int] = None
     validated_step: Optional[int] = None  # the newest step that was validated
+    loss_scale_factor: float = 1.0  # of automatic loss scaling
     class_names: Tuple[str, ...] = ()  # of the data set, by label; empty where it has none
     data: str = ""  # fingerprint of the training set
 
@@ -100,12 +101,18 @@ def save(run_folder: Path, runtime: Runtime, progress: Progress, is_best: bool =
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         runtime.barrier()
-        for stem, parts in (("model", runtime.weights()), ("optimizer", runtime.optimizer_state())):
-            for part, tensors in parts.items():
-                write_part(partial, stem, part, runtime.num_parts, tensors)
+        progress.loss_scale_factor = runtime.loss_scale_factor
+        averages = runtime.weights(averaged=True)
+        num_parts = {"model": runtime.num_parts, "optimizer": runtime.num_optimizer_parts}
+        if runtime.from_main(bool(averages)):
+            num_parts["ema"] = runtime.num_parts
+        parts_of = {"model": runtime.weights(), "optimizer": runtime.optimizer_state(), "ema": averages}
+        for stem, count in num_parts.items():
+            for part, tensors in parts_of[stem].items():
+                write_part(partial, stem, part, count, tensors)
         runtime.barrier()
         if runtime.is_main:
-            _complete(partial, folder, runtime.num_parts, progress)
+            _complete(partial, folder, num_parts, progress)
     if runtime.is_main:
         _link(run_folder / "latest", folder.name)
         if is_best:
@@ -114,10 +121,10 @@ def save(run_folder: Path, runtime: Runtime, progress: Progress, is_best: bool =
     return folder
 
 
-def _complete(partial: Path, folder: Path, num_parts: int, progress: Progress) -> None:
-    for stem in ("model", "optimizer"):
-        write_index(partial, stem, num_parts)
-    details = {**asdict(progress), "torch": torch.__version__, "num_parts": num_parts}
+def _complete(partial: Path, folder: Path, num_parts: Dict[str, int], progress: Progress) -> None:
+    for stem, count in num_parts.items():
+        write_index(partial, stem, count)
+    details = {**asdict(progress), "torch": torch.__version__, "num_parts": num_parts["model"]}
     (partial / "run.json").write_text(json.dumps(details, indent=1) + "\n")
     sync_path(partial / "run.json")
     sync_path(partial)
@@ -145,16 +152,24 @@ def restore(step_folder: Path, runtime: Runtime) -> Progress:
                 "       Resume with the config that the run was started with (config.yaml in its folder), or name another run\n"
                 "       with --checkpoint-output-dir."
             )
-    runtime.load_weights(weights.read(names))
+    averages = open_indexed(step_folder, "ema") if (step_folder / "ema.safetensors.index.json").is_file() else None
+    runtime.load_weights(weights.read(names), averages.read(names) if averages is not None else None)
     state = open_indexed(step_folder, "optimizer")
     runtime.load_optimizer_state(state.read(name for name in state.files if name.rsplit(".", 1)[0] in names))
-    return read_progress(step_folder)
+    progress = read_progress(step_folder)
+    runtime.loss_scale_factor = progress.loss_scale_factor
+    return progress
 
 
 def read_progress(step_folder: Path) -> Progress:
     try:
         details: Dict[str, Any] = json.loads((step_folder / "run.json").read_text())
-        details = {"data": "", **details, "class_names": tuple(details.get("class_names", ()))}
+        details = {
+            "data": "",
+            "loss_scale_factor": 1.0,
+            **details,
+            "class_names": tuple(details.get("class_names", ())),
+        }
         return Progress(**{name: details[name] for name in asdict(Progress())})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{step_folder / 'run.json'} is missing or damaged ({error}). Use another step.") from error

@@ -30,7 +30,7 @@ RUN, MODEL, DATA, AUGMENT, BATCH, OPTIMISER, TRAINING, PLACES, IPU, OUTPUT = (
 )
 RUNTIMES = ("single", "pipeline")
 TRAINING_GROUPS = (AUGMENT, OPTIMISER, TRAINING)
-ALSO_VALIDATION = {"compile", "eval_crop", "loss", "precision", "pretrained_checkpoint", "random_seed"}
+ALSO_VALIDATION = {"compile", "eval_crop", "loss", "precision", "pretrained_checkpoint", "random_seed", "use_ema"}
 COMMANDS = {
     "pretrain": "Trains a ViT from scratch.",
     "finetune": "Fine-tunes a ViT from a checkpoint, or trains it from scratch where none is named.",
@@ -50,7 +50,7 @@ def key(
 
 
 def ipu(default: Any, meaning: str, **limits: Any) -> Any:
-    """A key of the IPU's compiler or half-precision arithmetic, without effect on torch runtimes."""
+    """A key of the IPU's compiler and memory, without effect on torch runtimes."""
     return key(default, IPU, meaning, when=lambda config, runtime: False, **limits)
 
 
@@ -65,6 +65,19 @@ def _is_any_of(*names: str) -> Callable[[Any, str], bool]:
 def _augments(config: Any, runtime: str) -> bool:
     """Generated images come as the model takes them."""
     return config.dataset != "generated" and not config.synthetic_data
+
+
+def _stores_16_bits(config: Any, runtime: str) -> bool:
+    return config.stores_16_bits
+
+
+def _is_adaptive(config: Any, runtime: str) -> bool:
+    return config.optimizer in ("Adam", "AdamW", "LAMB", "Lion", "Muon")
+
+
+def _has_scale(config: Any, runtime: str) -> bool:
+    """Whether the loss scale adapts itself."""
+    return config.auto_loss_scaling
 
 
 def _saves(config: Any, runtime: str) -> bool:
@@ -99,7 +112,7 @@ class Config(BaseModel):
     resume_training_from_checkpoint: bool = key(False, TRAINING, "go on with the newest saved step of a run")
     validation_epochs: int = key(1, TRAINING, "validate every so many epochs, and at the end; 0 never", ge=0)
     on_nonfinite: Literal["stop", "skip"] = key("stop", TRAINING, "what a gradient that is not finite does to the run")
-    precision: Literal["16.16", "16.32", "32.32", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
+    precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
     compile: Literal["auto", "on", "off"] = key(
         "auto", TRAINING, "compile encoder blocks; auto does so on a GPU", when=lambda c, r: r == "single"
     )
@@ -239,8 +252,8 @@ class Config(BaseModel):
     replication_factor: int = key(1, BATCH, "replicas of the model", gt=0)
     rebatched_worker_size: Optional[int] = ipu(None, "images that a PopTorch loader worker delivers at once", gt=0)
 
-    optimizer: Literal["SGD", "Adam", "AdamW", "LAMB"] = key(
-        "SGD", OPTIMISER, "Adam's weight decay is L2, AdamW's is not"
+    optimizer: Literal["SGD", "Adam", "AdamW", "LAMB", "Lion", "Muon"] = key(
+        "SGD", OPTIMISER, "Adam's weight decay is L2, the others' but SGD's is not"
     )
     learning_rate: Optional[float] = key(None, OPTIMISER, "peak learning rate", gt=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = key(
@@ -248,11 +261,18 @@ class Config(BaseModel):
     )
     warmup_steps: int = key(0, OPTIMISER, "host steps of linear rise", ge=0)
     weight_decay: float = key(0.0, OPTIMISER, "of weights with two dimensions or more", ge=0)
-    momentum: float = key(0.9, OPTIMISER, "of SGD", when=lambda c, r: c.optimizer == "SGD", ge=0, lt=1)
-    adam_betas: Tuple[float, float] = key(
-        (0.9, 0.999), OPTIMISER, "of Adam, AdamW, LAMB", when=lambda c, r: c.optimizer != "SGD"
+    layer_decay: float = key(
+        1.0, OPTIMISER, "each layer's learning rate is the next one's times this, from the head down", gt=0, le=1
     )
-    adam_eps: float = key(1e-8, OPTIMISER, "of Adam, AdamW, LAMB", when=lambda c, r: c.optimizer != "SGD", gt=0)
+    momentum: float = key(
+        0.9, OPTIMISER, "of SGD and Muon (0.95 suits it)", when=lambda c, r: c.optimizer in ("SGD", "Muon"), ge=0, lt=1
+    )
+    adam_betas: Tuple[float, float] = key(
+        (0.9, 0.999), OPTIMISER, "of Adam, AdamW, LAMB, Lion (0.9 0.99 suits it) and Muon", when=_is_adaptive
+    )
+    adam_eps: float = key(
+        1e-8, OPTIMISER, "of Adam, AdamW, LAMB, Muon", when=lambda c, r: c.optimizer not in ("SGD", "Lion"), gt=0
+    )
     bias_correction: bool = key(True, OPTIMISER, "of LAMB's moments", when=lambda c, r: c.optimizer == "LAMB")
     max_norm: float = key(
         65535.0, OPTIMISER, "LAMB's cap of a weight norm", when=lambda c, r: c.optimizer == "LAMB", ge=0
@@ -262,7 +282,45 @@ class Config(BaseModel):
     )
     reduction_type: Literal["mean", "sum"] = key("mean", OPTIMISER, "of gradients over micro-batches and replicas")
     loss_scaling: float = key(1.0, OPTIMISER, "factor of the loss in the backward pass", gt=0)
+    auto_loss_scaling: bool = key(False, OPTIMISER, "the factor adapts itself to the gradients, as PopART's does")
+    als_period: int = key(
+        1, OPTIMISER, "weight updates from one change of the factor to the next", when=_has_scale, gt=0
+    )
+    als_threshold: float = key(
+        1e-7, OPTIMISER, "share of large gradients above which the factor halves", when=_has_scale, ge=0, le=1
+    )
+    als_bin_edge: float = key(
+        0.125, OPTIMISER, "what is large, as a share of fp16's largest number", when=_has_scale, gt=0, le=1
+    )
+    als_cap: float = key(0.0, OPTIMISER, "largest factor; 0: none, as PopART", when=_has_scale, ge=0)
     max_grad_norm: float = key(0.0, OPTIMISER, "clip the gradient's global norm; 0 off", ge=0)
+    use_combined_accum: bool = key(
+        False,
+        OPTIMISER,
+        "one tensor for SGD's gradient accumulator and velocity",
+        when=lambda c, r: c.optimizer == "SGD",
+    )
+    enable_rts: bool = key(
+        False,
+        OPTIMISER,
+        "each replica keeps its share of the optimiser's state alone",
+        when=lambda c, r: r == "pipeline" and c.replication_factor > 1 and not c.combines_accumulators,
+    )
+    ema_decay: float = key(
+        0.0, OPTIMISER, "of an average of the weights, validated and saved beside them; 0 off", ge=0, lt=1
+    )
+    use_ema: bool = key(True, TRAINING, "start from a checkpoint's averaged weights, where it has them")
+    stochastic_rounding: bool = key(True, OPTIMISER, "of numbers stored in 16 bits", when=_stores_16_bits)
+    accum_type: Half = key(
+        "fp16", OPTIMISER, "of gradient accumulators (fp16: the precision's 16 bits)", when=_stores_16_bits
+    )
+    first_order_type: Half = key("fp32", OPTIMISER, "of momentum", when=_stores_16_bits)
+    second_order_type: Half = key(
+        "fp32",
+        OPTIMISER,
+        "of second moments",
+        when=lambda c, r: c.stores_16_bits and c.optimizer not in ("SGD", "Lion"),
+    )
     loss: Literal["CELoss", "SigmoidCELoss"] = key("CELoss", OPTIMISER, "softmax or sigmoid cross entropy")
     label_smoothing: float = key(0.0, OPTIMISER, "share of the target spread over all classes", ge=0, lt=1)
 
@@ -276,20 +334,21 @@ class Config(BaseModel):
     num_processes: int = key(0, PLACES, "local processes; 0: as planned", when=lambda c, r: r == "pipeline", ge=0)
     threads_per_process: int = key(0, PLACES, "CPU threads; 0: one in a pipeline, all on a single device", ge=0)
 
+    recompute_checkpoint_every_layer: bool = key(
+        False, PLACES, "keep every block's input alone and compute the rest again in the backward pass: less memory"
+    )
+    recompute_mid_layers: Optional[Tuple[int, ...]] = key(
+        None,
+        PLACES,
+        "blocks that then keep what is between attention and MLP, too",
+        when=lambda c, r: c.recompute_checkpoint_every_layer,
+    )
+
     byteio: bool = ipu(False, "ship pixels as bytes (torch runtimes always do)")
     matmul_proportion: Optional[Tuple[float, ...]] = ipu(None, "available memory proportion, one or one a stage")
     half_partials: bool = ipu(True, "fp16 partial sums")
-    stochastic_rounding: bool = ipu(True, "of half-precision weights")
-    auto_loss_scaling: bool = ipu(False, "of half-precision gradients")
-    recompute_checkpoint_every_layer: bool = ipu(False, "recompute activations from every layer's output")
-    recompute_mid_layers: Optional[Tuple[int, ...]] = ipu(None, "layers with a further recompute point in their middle")
     prefetch_depth: int = ipu(2, "host to IPU buffers", ge=0)
-    enable_rts: bool = ipu(False, "replicated tensor sharding of optimiser state")
     optimizer_state_offchip: bool = ipu(True, "optimiser state in streaming memory")
-    use_combined_accum: bool = ipu(False, "one tensor for SGD's accumulator and velocity")
-    accum_type: Half = ipu("fp16", "type of gradient accumulators in half precision")
-    first_order_type: Half = ipu("fp32", "type of momentum in half precision")
-    second_order_type: Half = ipu("fp32", "type of second moments in half precision")
     executable_cache_dir: str = ipu("", "folder of compiled executables")
     profile_dir: Optional[str] = ipu(None, "folder of PopVision reports")
 
@@ -333,6 +392,16 @@ class Config(BaseModel):
     def samples_per_step(self) -> int:
         """Images of one host step."""
         return self.global_batch_size * self.device_iterations
+
+    @property
+    def stores_16_bits(self) -> bool:
+        """Whether weights, gradient accumulators or optimiser state may have 16 bits."""
+        return self.precision in ("16.16", "16.32", "bf16.16")
+
+    @property
+    def combines_accumulators(self) -> bool:
+        """Whether the gradient accumulator and the velocity are one tensor."""
+        return self.optimizer == "SGD" and self.use_combined_accum
 
     @property
     def patch_size(self) -> Tuple[int, int]:

@@ -23,6 +23,8 @@ def mismatches(config: Config) -> Iterator[Mismatch]:
     yield from _in_the_model(config)
     yield from _in_the_stages(config)
     yield from _in_the_ranges(config)
+    if config.trains:
+        yield from _in_the_precision(config)
     if config.command in TRAINING_COMMANDS:
         yield from _in_the_training(config)
 
@@ -128,6 +130,52 @@ def _in_the_ranges(config: Config) -> Iterator[Mismatch]:
                 f"{name} = {list(values)} does not fit num_channels = {config.num_channels}.",
                 "Give one number for all channels or one each; a deviation above 0.",
             )
+
+
+def _in_the_precision(config: Config) -> Iterator[Mismatch]:
+    if config.auto_loss_scaling:
+        yield from _in_the_loss_scaling(config)
+    if config.combines_accumulators:
+        for key, wanted in (("max_grad_norm", 0.0), ("on_nonfinite", "stop"), ("auto_loss_scaling", False)):
+            if getattr(config, key) != wanted:
+                yield Mismatch(
+                    ("use_combined_accum", key),
+                    f"use_combined_accum keeps no gradient of its own, which {key} = {_shown(getattr(config, key))} needs.",
+                    f"Give use_combined_accum = false, or {key} = {_shown(wanted)}.",
+                )
+
+
+def _in_the_loss_scaling(config: Config) -> Iterator[Mismatch]:
+    """The public app asks for these: gradients of other kinds tell nothing of fp16's range, or are changed by the scale."""
+    remedy = "Give it, or auto_loss_scaling = false."
+    if config.precision not in ("16.16", "16.32"):
+        yield Mismatch(
+            ("auto_loss_scaling", "precision"),
+            f"auto_loss_scaling counts fp16 gradients, and precision = {config.precision} has none.",
+            "Give precision = 16.16 or 16.32, or auto_loss_scaling = false.",
+        )
+    elif config.reduction_type != "mean":
+        yield Mismatch(
+            ("auto_loss_scaling", "reduction_type"),
+            f"auto_loss_scaling needs reduction_type = mean, not {config.reduction_type}: a sum in fp16 would overflow.",
+            remedy,
+        )
+    elif config.accum_type != "fp16":
+        yield Mismatch(
+            ("auto_loss_scaling", "accum_type"),
+            f"auto_loss_scaling needs accum_type = fp16, not {config.accum_type}: it is for gradients kept in 16 bits.",
+            remedy,
+        )
+    if config.als_cap and config.als_cap < config.loss_scaling:
+        yield Mismatch(
+            ("als_cap", "loss_scaling"),
+            f"als_cap = {config.als_cap:g} is below loss_scaling = {config.loss_scaling:g}, where the factor starts.",
+            "Give a larger cap, or 0 for none.",
+        )
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _in_the_training(config: Config) -> Iterator[Mismatch]:

@@ -5,18 +5,38 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+import re
 import signal
 import sys
+from functools import lru_cache
 from typing import Optional
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+# Names of /proc/cpuinfo, on x86 and Arm.
+_MULTIPLYING_FLAGS = {
+    "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+    "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+}
 _NEVER, _MOST = 2**31 - 1, 2**25  # bytes
 
 
 def num_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@lru_cache(maxsize=None)
+def cpu_multiplies(kind: str) -> bool:
+    """Whether the CPU has instructions that multiply `float16` or `bfloat16`. True where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            flags = set(
+                re.findall(r"\w+", next(line for line in file if line.lower().startswith(("flags", "features"))))
+            )
+    except (OSError, StopIteration):
+        return True
+    return not flags.isdisjoint(_MULTIPLYING_FLAGS[kind])
 
 
 def num_gpus(device: str) -> int:

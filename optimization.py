@@ -1,19 +1,25 @@
-"""The optimiser of a config: parameter groups, torch's fastest equal implementation, and its state under parameter names."""
+"""The optimiser of a config: parameter groups, torch's fastest equal implementation or ours, and the learning rate."""
 
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Type
+import re
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple, Type
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
+from models.stages import unit_of
 from optim.lamb import LAMB
+from optim.lion import Lion
+from optim.muon import Muon
 from optim.schedules import learning_rate_at
 
 if TYPE_CHECKING:
     from config import Config
+
+_MATRIX = re.compile(r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.weight")
 
 
 def learning_rate_of(config: Config, step: int, num_steps: int) -> float:
@@ -27,27 +33,63 @@ def learning_rate_of(config: Config, step: int, num_steps: int) -> float:
     )
 
 
-def parameter_groups(parameters: Mapping[str, nn.Parameter], weight_decay: float) -> List[Dict[str, Any]]:
-    """Two groups, in the order of `parameters`: those that decay, and the 1-D ones (biases, norms), which do not."""
-    decaying = [parameter for parameter in parameters.values() if parameter.dim() > 1]
-    others = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
-    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def weight_decay_of(parameter: nn.Parameter, config: Config) -> float:
+    """1-D parameters (biases, norms) do not decay."""
+    return config.weight_decay if parameter.dim() > 1 else 0.0
+
+
+def learning_rate_scale(name: str, config: Config) -> float:
+    """Layer-wise learning-rate decay (arXiv 2106.08254): the head has the run's rate, each layer before it less by a factor.
+
+    Layer 0 is the embedding, layer i + 1 block i.
+    """
+    units = ["embed", *(f"block {index}" for index in range(config.num_hidden_layers)), "head"]
+    return config.layer_decay ** (len(units) - 1 - units.index(unit_of(name)))
+
+
+def parameter_groups(parameters: Mapping[str, nn.Parameter], config: Config) -> List[Dict[str, Any]]:
+    """Groups of parameters that are stepped alike, in the order of `parameters`."""
+    groups: Dict[Tuple[Any, ...], Dict[str, Any]] = {}
+    for name, parameter in parameters.items():
+        settings = {
+            "weight_decay": weight_decay_of(parameter, config),
+            "lr_scale": learning_rate_scale(name, config),
+            **_own_settings(name, parameter, config),
+        }
+        group = groups.setdefault(tuple(settings.values()), {"params": [], **settings})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _own_settings(name: str, parameter: nn.Parameter, config: Config) -> Dict[str, Any]:
+    """What one kind of optimiser alone has."""
+    if config.optimizer == "LAMB":
+        return {"max_weight_norm": config.max_norm if parameter.dim() > 1 else config.max_norm_bias}
+    if config.optimizer == "Muon":
+        matrix = _MATRIX.fullmatch(name)
+        return {"num_matrices": 0 if matrix is None else 3 if matrix.group(1) == "attn.qkv" else 1}
+    return {}
 
 
 def build_optimizer(config: Config, parameters: Mapping[str, nn.Parameter]) -> Optimizer:
-    """SGD (momentum), Adam (decay as L2), AdamW (decoupled decay) or LAMB, over named parameters on one device."""
-    groups = parameter_groups(parameters, config.weight_decay)
+    """The config's optimiser over named float32 parameters on one device.
+
+    SGD (momentum), Adam (decay as L2), AdamW (decoupled decay), LAMB, Lion or Muon. The rate of a group is its `lr_scale` times
+    the one set before each step.
+    """
+    groups = parameter_groups(parameters, config)
     assert config.learning_rate is not None, "checked where the config is read"
-    lr = config.learning_rate
+    lr, betas, eps = config.learning_rate, config.adam_betas, config.adam_eps
     if config.optimizer == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, **_fastest(torch.optim.SGD))
     if config.optimizer == "LAMB":
-        for group in groups:
-            group["max_weight_norm"] = config.max_norm if group["params"][0].dim() > 1 else config.max_norm_bias
-        return LAMB(groups, lr=lr, betas=config.adam_betas, eps=config.adam_eps, bias_correction=config.bias_correction)
+        return LAMB(groups, lr=lr, betas=betas, eps=eps, bias_correction=config.bias_correction)
+    if config.optimizer == "Lion":
+        return Lion(groups, lr=lr, betas=betas)
+    if config.optimizer == "Muon":
+        return Muon(groups, lr=lr, momentum=config.momentum, betas=betas, eps=eps)
     kind = torch.optim.Adam if config.optimizer == "Adam" else torch.optim.AdamW
-    return kind(groups, lr=lr, betas=config.adam_betas, eps=config.adam_eps, **_fastest(kind))
+    return kind(groups, lr=lr, betas=betas, eps=eps, **_fastest(kind))
 
 
 def _fastest(kind: Type[Optimizer]) -> Dict[str, bool]:
@@ -55,31 +97,3 @@ def _fastest(kind: Type[Optimizer]) -> Dict[str, bool]:
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     has_fused = "fused" in inspect.signature(kind).parameters and version >= (2, 4)
     return {"fused": True} if has_fused else {"foreach": True}
-
-
-def optimizer_state(optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> Dict[str, Tensor]:
-    """The optimiser's state as `<parameter name>.<state name>` -> tensor; empty before the first update."""
-    return {
-        f"{name}.{key}": value
-        for name, parameter in parameters.items()
-        for key, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
-    }
-
-
-def load_optimizer_state(
-    optimizer: Optimizer, parameters: Mapping[str, nn.Parameter], state: Mapping[str, Tensor]
-) -> None:
-    """Puts a state of `optimizer_state` back, for those of its parameters that are here."""
-    by_parameter: Dict[str, Dict[str, Tensor]] = {}
-    for full_name, value in state.items():
-        name, key = full_name.rsplit(".", 1)
-        by_parameter.setdefault(name, {})[key] = value
-    # Step counters stay on the CPU, except under torch's fused optimisers, which want them beside the weights.
-    is_fused = any(group.get("fused") for group in optimizer.param_groups)
-    for name, parameter in parameters.items():
-        device = parameter.device
-        optimizer.state[parameter] = {
-            key: value.to(device if is_fused or value.dim() else "cpu", copy=True)
-            for key, value in by_parameter.get(name, {}).items()
-        }

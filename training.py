@@ -47,6 +47,7 @@ class Run:
     bad_images: BadImageLog
     next_command: Optional[str] = None
     resume_command: Optional[str] = None
+    last_finite: str = ""  # the figures of the newest step in which all were finite
 
     @property
     def num_steps(self) -> int:
@@ -203,14 +204,18 @@ def _report_step(
         step_seconds=seconds,
         data_wait_seconds=wait,
         grad_norm=result.grad_norm,
+        loss_scale=result.loss_scale,
         warming_up=warming_up,
     )
     for reporter in run.reporters:
         reporter.step(record)
-        if result.skipped_updates and run.config.on_nonfinite == "skip":
-            reporter.note(
-                f"step {record.step}: {result.skipped_updates} update(s) left out, the gradient was not finite"
-            )
+        if result.skipped_updates and not _must_stop(run, result):
+            updates = f"{result.skipped_updates} update{'s' * (result.skipped_updates > 1)}"
+            scale = f" at loss scale {result.loss_scale:g}" if result.loss_scale != 1.0 else ""
+            reporter.note(f"step {record.step}: {updates} left out{scale}: {result.nonfinite} was not finite")
+    if not result.skipped_updates and math.isfinite(result.loss):
+        norm = "" if result.grad_norm is None else f", gradient norm {result.grad_norm:.4g}"
+        run.last_finite = f"step {record.step}, loss {result.loss:.4g}{norm}, loss scale {result.loss_scale:g}"
 
 
 def _report_bad_images(run: Run, batch: HostBatch) -> None:
@@ -224,32 +229,54 @@ def _report_bad_images(run: Run, batch: HostBatch) -> None:
         run.note(f"step {run.progress.step}: the next images stand in for {count} that cannot be read{example}{listed}")
 
 
+def _must_stop(run: Run, result: StepResult) -> bool:
+    return run.config.on_nonfinite == "stop" and (result.must_stop or not math.isfinite(result.loss))
+
+
 def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
     """Policy `stop`: the bad update was not applied, so the weights saved here are the last good ones."""
-    if run.config.on_nonfinite == "skip" or not (result.skipped_updates or not math.isfinite(result.loss)):
+    if not _must_stop(run, result):
         return
     step, saved = run.progress.step, ""
     if run.folder is not None:
         folder = checkpoint.save(run.folder, run.runtime, run.progress)
         saved = f" The weights before it are in {folder}."
+    whose = result.nonfinite or ("the gradient's norm" if math.isfinite(result.loss) else "the loss")
+    last = f"The last finite values: {run.last_finite}." if run.last_finite else "No step before it was finite."
     raise UserError(
-        f"the loss or gradient of step {step} is not finite (loss {result.loss}, gradient norm {result.grad_norm}).{saved}\n"
-        "       Lower learning_rate, set max_grad_norm, or leave such updates out with --on-nonfinite skip."
+        f"step {step}: {whose} is not finite (loss {result.loss:.4g}, loss scale {result.loss_scale:g}). {last}{saved}\n"
+        "       Lower learning_rate or loss_scaling, set max_grad_norm, or leave such updates out with --on-nonfinite skip."
     )
 
 
 def _validate_if_due(run: Run, last: bool) -> bool:
-    """Validates after every `validation_epochs` epochs and at the end. Returns whether the result is the best so far."""
+    """Validates after every `validation_epochs` epochs and at the end. Returns whether the result is the best so far.
+
+    With averaged weights these are validated, too, and it is they that are judged.
+    """
     progress, every = run.progress, run.config.validation_epochs
     if run.validation is None or not every or last:
         return False
     at_end = progress.step == run.num_steps
     if progress.step % (every * run.train.steps_per_epoch) and not at_end:
         return False
-    begun = time.perf_counter()
-    result = evaluate(run.runtime, run.validation, run.config.loss)
+    if run.config.ema_decay:
+        _validate(run, may_be_best=False)
+        with run.runtime.averaged():
+            is_best = _validate(run, averaged=True)
+    else:
+        is_best = _validate(run)
     progress.validated_step = progress.step
-    is_best = progress.best_top1 is None or result.top1 > progress.best_top1
+    return is_best
+
+
+def _validate(run: Run, averaged: bool = False, may_be_best: bool = True) -> bool:
+    """One pass over the validation set. Returns whether the result is the best so far."""
+    assert run.validation is not None
+    begun = time.perf_counter()
+    progress = run.progress
+    result = evaluate(run.runtime, run.validation, run.config.loss)
+    is_best = may_be_best and (progress.best_top1 is None or result.top1 > progress.best_top1)
     if is_best:
         progress.best_top1, progress.best_step = result.top1, progress.step
     record = ValidationRecord(
@@ -262,6 +289,7 @@ def _validate_if_due(run: Run, last: bool) -> bool:
         seconds=time.perf_counter() - begun,
         is_best=is_best,
         multi_label=result.multi_label,
+        averaged=averaged,
     )
     for reporter in run.reporters:
         reporter.validated(record)

@@ -30,6 +30,8 @@ class Architecture:
     drop_path_rate: float = 0.0
     head_bias_init: float = 0.0
     fused_attention: bool = True
+    recompute: bool = False  # keep the blocks' inputs alone, and compute the rest again in the backward pass
+    recompute_mid_layers: Tuple[int, ...] = ()  # blocks that then keep the tokens between attention and MLP, too
 
     @property
     def num_patches(self) -> int:
@@ -76,6 +78,8 @@ def architecture_of(config: Config) -> Architecture:
         drop_path_rate=config.drop_path_rate,
         head_bias_init=head_bias if head_bias is not None else (-10.0 if config.pretrain else 0.0),
         fused_attention=config.attention == "fused",
+        recompute=config.recompute_checkpoint_every_layer,
+        recompute_mid_layers=config.recompute_mid_layers or (),
     )
 
 

@@ -55,6 +55,14 @@ def plan_stages(layers_per_ipu: Sequence[int]) -> List[Stage]:
     return stages
 
 
+def unit_of(parameter: str) -> str:
+    """The unit that owns a parameter: unit_of("blocks.3.norm1.weight") -> "block 3"."""
+    first, *rest = parameter.split(".")
+    if first == "blocks":
+        return f"block {rest[0]}"
+    return "embed" if first in ("patch_embed", "cls_token", "pos_embed") else "head"
+
+
 def merge_stages(stages: Sequence[Stage], index: int) -> Stage:
     """Neighbouring stages folded onto one device."""
     return Stage(index, tuple(unit for stage in stages for unit in stage.units))

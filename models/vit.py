@@ -6,14 +6,16 @@ Parameter names and shapes are timm's. Which device computes which units is the 
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Callable, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.architecture import Architecture
 from models.initialization import initialize
+from models.products import LayerNorm, Linear, linear, multiplies
 from models.stages import Stage, plan_stages
 from seeding import derive_seed
 
@@ -86,7 +88,7 @@ class PatchEmbed(nn.Module):
         grid = images.view(batch, channels, height // rows, rows, width // columns, columns)
         patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, N - 1, C * rows * columns]
         # A convolution whose stride is its kernel is one matrix product, which is faster than the convolution.
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Attention(nn.Module):
@@ -100,8 +102,8 @@ class Attention(nn.Module):
         self.num_heads = arch.num_heads
         self.fused = arch.fused_attention
         self.attention_dropout = arch.attention_dropout
-        self.qkv = nn.Linear(arch.embed_dim, 3 * arch.embed_dim)
-        self.proj = nn.Linear(arch.embed_dim, arch.embed_dim)
+        self.qkv = Linear(arch.embed_dim, 3 * arch.embed_dim)
+        self.proj = Linear(arch.embed_dim, arch.embed_dim)
         self.proj_drop = nn.Dropout(arch.dropout)
 
     def forward(self, x: Tensor, num_queries: Optional[int] = None) -> Tensor:
@@ -110,15 +112,21 @@ class Attention(nn.Module):
         else:
             width = x.shape[-1]
             weight, bias = self.qkv.weight, self.qkv.bias
-            (query,) = self._heads(F.linear(x[:, :num_queries], weight[:width], bias[:width]), 1)
-            key, value = self._heads(F.linear(x, weight[width:], bias[width:]), 2)
+            (query,) = self._heads(linear(x[:, :num_queries], weight[:width], bias[:width]), 1)
+            key, value = self._heads(linear(x, weight[width:], bias[width:]), 2)
         dropout = self.attention_dropout if self.training else 0.0
-        if self.fused:
-            context = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        else:
-            context = _explicit_attention(query, key, value, dropout)
+        if multiplies(query.dtype, query.device):
+            context = self._attend(query, key, value, dropout)
+        else:  # see `models.products`
+            with torch.autocast(query.device.type, enabled=False):
+                context = self._attend(query.float(), key.float(), value.float(), dropout).to(query.dtype)
         context = context.transpose(1, 2).flatten(2)  # [B, H, Q, D / H] -> [B, Q, D]
         return self.proj_drop(self.proj(context))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+        if self.fused:
+            return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        return _explicit_attention(query, key, value, dropout)
 
     def _heads(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[B, N, parts * D] -> `parts` tensors [B, H, N, D / H]"""
@@ -137,8 +145,8 @@ class Mlp(nn.Module):
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(arch.embed_dim, arch.mlp_dim)
-        self.fc2 = nn.Linear(arch.mlp_dim, arch.embed_dim)
+        self.fc1 = Linear(arch.embed_dim, arch.mlp_dim)
+        self.fc2 = Linear(arch.mlp_dim, arch.embed_dim)
         self.drop = nn.Dropout(arch.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,16 +163,31 @@ class Block(nn.Module):
     def __init__(self, arch: Architecture, index: int) -> None:
         super().__init__()
         self.num_queries = 1 if index == arch.depth - 1 else None
-        self.norm1 = nn.LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+        self.norm1 = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
         self.attn = Attention(arch)
-        self.norm2 = nn.LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+        self.norm2 = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
         self.mlp = Mlp(arch)
         self.drop_path = DropPath(arch.drop_path_rate * index / max(1, arch.depth - 1))
+        self.recompute_halves = arch.recompute and index in arch.recompute_mid_layers
+        self.draws_random_numbers = arch.is_random
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.recompute_halves and self.training:
+            x = _recomputed(self._attend, x, self.draws_random_numbers)
+            return _recomputed(self._feed_forward, x, self.draws_random_numbers)
+        return self._feed_forward(self._attend(x))
+
+    def _attend(self, x: Tensor) -> Tensor:
         residual = x if self.num_queries is None else x[:, : self.num_queries]
-        x = residual + self.drop_path(self.attn(self.norm1(x), self.num_queries))
+        return residual + self.drop_path(self.attn(self.norm1(x), self.num_queries))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws_random_numbers: bool) -> Tensor:
+    """`function(x)`, of which only x is kept for the backward pass: the rest is computed again (arXiv 1604.06174)."""
+    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=draws_random_numbers)
 
 
 class PreLogits(nn.Module):
@@ -172,7 +195,7 @@ class PreLogits(nn.Module):
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
-        self.fc = nn.Linear(arch.embed_dim, arch.head_input_dim)
+        self.fc = Linear(arch.embed_dim, arch.head_input_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.fc(x))
@@ -196,9 +219,9 @@ class VisionTransformer(nn.Module):
             self.pos_drop = nn.Dropout(arch.dropout)
         self.blocks = nn.ModuleDict({str(index): Block(arch, index) for index in self.stage.blocks})
         if self.stage.has_head:
-            self.norm = nn.LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+            self.norm = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
             self.pre_logits = PreLogits(arch) if arch.representation_size else nn.Identity()
-            self.head = nn.Linear(arch.head_input_dim, arch.num_labels)
+            self.head = Linear(arch.head_input_dim, arch.num_labels)
         self.dropout_key: tuple[int, ...] = ()
 
     def forward(self, x: Tensor, mix: Optional[Tensor] = None) -> Tensor:
@@ -207,7 +230,8 @@ class VisionTransformer(nn.Module):
             x = self.embed(x, mix)
         for index, block in self.blocks.items():
             self._seed_dropout(f"block {index}")
-            x = block(x)
+            recomputes = self.training and self.arch.recompute and not block.recompute_halves
+            x = _recomputed(block, x, self.arch.is_random) if recomputes else block(x)
         return self.classify(x) if self.stage.has_head else x
 
     def embed(self, images: Tensor, mix: Optional[Tensor] = None) -> Tensor:
@@ -215,7 +239,7 @@ class VisionTransformer(nn.Module):
         images = normalize_pixels(images, self.arch.pixel_mean, self.arch.pixel_std)
         if mix is not None:
             images = mix_images(images, mix)
-        patches = self.patch_embed(images)
+        patches = self.patch_embed(images.to(self.cls_token.dtype))
         tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
         return self.pos_drop(tokens + self.pos_embed)
 

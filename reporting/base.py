@@ -21,6 +21,7 @@ class StepRecord:
     step_seconds: float  # waiting for data included
     data_wait_seconds: float
     grad_norm: Optional[float] = None  # before clipping; None where it was not computed
+    loss_scale: float = 1.0  # what the loss was multiplied by in the backward pass
     warming_up: bool = False  # one of the first steps, which mean throughput leaves out
 
 
@@ -40,6 +41,7 @@ class ValidationRecord:
     seconds: float
     is_best: bool = False
     multi_label: bool = False
+    averaged: bool = False  # of the averaged weights (ema_decay), rather than of those that are trained
 
     def scores(self) -> Dict[str, float]:
         """The two shares by their names."""

@@ -30,8 +30,9 @@ def step_line(record: StepRecord) -> str:
 def validation_line(record: ValidationRecord) -> str:
     """One validation pass on one line."""
     best = ", best so far" if record.is_best else ""
+    whose = "Averaged weights: " if record.averaged else ""
     return (
-        f"Valid Loss: {record.loss:.3f} Valid Accuracy: {record.top1:.5f} {second_score(record)}: {record.top5:.5f}"
+        f"{whose}Valid Loss: {record.loss:.3f} Valid Accuracy: {record.top1:.5f} {second_score(record)}: {record.top5:.5f}"
         f" ({record.num_samples:,} samples, {record.seconds:.1f} s{best})"
     )
 

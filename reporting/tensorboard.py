@@ -34,6 +34,7 @@ class TensorBoardReporter(Reporter):
             "train/accuracy": record.accuracy,
             "train/learning_rate": record.learning_rate,
             "train/grad_norm": record.grad_norm,
+            "train/loss_scale": record.loss_scale,
             "speed/images_per_second": record.images_per_second,
             "speed/step_seconds": record.step_seconds,
             "speed/data_wait_seconds": record.data_wait_seconds,
@@ -41,9 +42,10 @@ class TensorBoardReporter(Reporter):
         self._write(record.step, scalars)
 
     def validated(self, record: ValidationRecord) -> None:
+        group = "validation_averaged" if record.averaged else "validation"
         scalars = {
-            "validation/loss": record.loss,
-            **{f"validation/{name}": share for name, share in record.scores().items()},
+            f"{group}/loss": record.loss,
+            **{f"{group}/{name}": share for name, share in record.scores().items()},
         }
         self._write(record.step, scalars)
         self._writer.flush()

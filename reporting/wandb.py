@@ -32,6 +32,7 @@ class WandbReporter(Reporter):
             "Loss": record.loss,
             "Accuracy": record.accuracy,
             "Epoch": record.epoch,
+            "Loss Scale": record.loss_scale,
         }
         self._run.log(scalars, step=record.step)
 
@@ -42,7 +43,8 @@ class WandbReporter(Reporter):
             "Total Accuracy": record.top1,
             "Number of samples": record.num_samples,
         }
-        self._run.log(scalars, step=record.step)
+        whose = "Averaged " if record.averaged else ""
+        self._run.log({whose + name: value for name, value in scalars.items()}, step=record.step)
 
     def finished(self, summary: Summary) -> None:
         if summary.best_top1 is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Protocol
+from typing import Any, ContextManager, Dict, List, Mapping, Optional, Protocol
 
 from torch import Tensor
 
@@ -15,13 +15,18 @@ class StepResult:
     """What one host step gave, the same in every process.
 
     `loss` and `accuracy` are means over the host step's samples. `grad_norm` is the global L2 norm of the last weight
-    update's reduced gradient, before clipping. `skipped_updates` counts updates left out for a non-finite gradient.
+    update's reduced gradient, before clipping and without the loss scale; None where no gradient is kept. `loss_scale` is the
+    factor that the last weight update's loss was multiplied by. `skipped_updates` counts updates left out for a gradient that
+    was not finite, `nonfinite` says in words whose it was, and `must_stop` that the run's policy is to end there.
     """
 
     loss: float
     accuracy: float
-    grad_norm: float
+    grad_norm: Optional[float]
     skipped_updates: int
+    loss_scale: float = 1.0
+    nonfinite: str = ""
+    must_stop: bool = False
 
 
 class Runtime(Protocol):
@@ -37,6 +42,8 @@ class Runtime(Protocol):
     eval_batch_size: int
     notes: List[str]  # what a user should know of how the model is run here
     num_parts: int  # pieces that the model's weights are stored in
+    num_optimizer_parts: int  # pieces that the optimiser's state is stored in
+    loss_scale_factor: float  # of automatic loss scaling: saved with a step and put back
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         """One host step: `device_iterations` weight updates at one learning rate; `first_update` is the first one's number."""
@@ -46,12 +53,19 @@ class Runtime(Protocol):
         """Logits [eval_batch_size, K] in evaluation mode, in the processes that own the head; None in the others."""
         ...
 
-    def weights(self) -> Dict[int, Dict[str, Tensor]]:
-        """This process's parts (part number -> parameter name -> tensor) that it is the one to save."""
+    def averaged(self) -> ContextManager[None]:
+        """Context in which `predict` uses the averaged weights (`ema_decay`)."""
         ...
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Loads those of this process's parameters that `weights` names; the rest keep their values."""
+    def weights(self, averaged: bool = False) -> Dict[int, Dict[str, Tensor]]:
+        """This process's parts (part number -> parameter name -> tensor) that it is the one to save; or their averages."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor], averages: Optional[Mapping[str, Tensor]] = None) -> None:
+        """Loads those of this process's parameters that `weights` names; the rest keep their values.
+
+        Averages go on from `averages`, else they begin anew with the weights.
+        """
         ...
 
     def parameter_names(self) -> Dict[str, Any]:

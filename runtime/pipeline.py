@@ -8,7 +8,7 @@ that of sequential gradient accumulation. Gradients of replicas are reduced here
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Mapping
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,10 @@ from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import VisionTransformer, build_model
 from runtime.base import StepResult
 from runtime.devices import keep_freed_memory, pick_device, set_threads, yield_the_core_rarely
-from runtime.precision import autocast, precision_note
-from runtime.weight_update import WeightUpdate, backward_seed
+from runtime.peers import Peers
+from runtime.precision import Precision, precision_notes, precision_of
+from runtime.report import nonfinite_text
+from runtime.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
     from config import Config
@@ -40,7 +42,7 @@ class StageModule(nn.Module):
     def __init__(self, model: VisionTransformer, config: Config, device: torch.device, micro_batch_numbers: list[int]):
         super().__init__()
         self.model = model
-        self._config, self._device = config, device
+        self._config, self._device, self._precision = config, device, precision_of(config)
         self._numbers = micro_batch_numbers
         self.next_micro_batch = 0
         self.weight_update = 0
@@ -53,8 +55,35 @@ class StageModule(nn.Module):
             number = self._numbers[self.next_micro_batch]
             self.model.dropout_key = (self._config.random_seed, self.weight_update, number)
             self.next_micro_batch += 1
-        with autocast(self._config.precision, self._device):
+        with self._precision.forward(self._device):
             return self.model(x, mix)
+
+
+class PipelinePeers(Peers):
+    """The processes beside one of a pipeline. See `peers.Peers`."""
+
+    def __init__(self, placement: Placement, rank: int, pipeline_group: Any, replica_group: Any) -> None:
+        self.replica_group, self.num_replica_groups = placement.replica_group(rank), placement.replica_groups
+        self._placement, self._rank = placement, rank
+        self._pipeline, self._replicas = pipeline_group, replica_group
+
+    def sum_over_stages(self, value: Tensor) -> Tensor:
+        if self._placement.pipeline_size > 1:
+            dist.all_reduce(value, group=self._pipeline)
+        return value
+
+    def sum_over_replicas(self, value: Tensor) -> None:
+        if self.num_replica_groups > 1:
+            dist.all_reduce(value, group=self._replicas)
+
+    def share_over_replicas(self, value: Tensor, owner: int) -> None:
+        size = self._placement.pipeline_size
+        dist.broadcast(value, src=owner * size + self._placement.pipeline_rank(self._rank), group=self._replicas)
+
+    def gather(self, value: Any) -> list[Any]:
+        values: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(values, value)
+        return values
 
 
 class PipelineRuntime:
@@ -66,7 +95,8 @@ class PipelineRuntime:
         set_threads(config, default=1)
         keep_freed_memory(self.device)
         yield_the_core_rarely(self.device)
-        self._connect()
+        self.precision = precision_of(config)
+        peers = self._connect()
         self.is_main = rank == 0
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
         self.has_head, self.has_embed = parts[-1].has_head, parts[0].has_embed
@@ -75,17 +105,20 @@ class PipelineRuntime:
         self.micro_batches = (
             config.gradient_accumulation * placement.folded_replicas
         )  # that this process sees an update
-        self.notes = [note for note in (placement.folding(), precision_note(config.precision)) if note]
+        self.notes = [note for note in (placement.folding(), *precision_notes(config, self.device)) if note]
         arch = architecture_of(config)
-        self.models = {part.index: build_model(arch, config.random_seed, part).to(self.device) for part in parts}
+        self.models = {
+            part.index: build_model(arch, config.random_seed, part).to(self.device, self.precision.weights)
+            for part in parts
+        }
         self._stages = self._build_stages(arch, config.micro_batch_size)
         self._schedule = self._build_schedule(self._stages, self.micro_batches, self._loss) if config.trains else None
         self._build_evaluation(arch)
-        parameters = {name: p for model in self.models.values() for name, p in model.named_parameters()}
-        self.update = WeightUpdate(config, parameters, self._sum_over_stages)
+        self.update = WeightUpdate(config, list(self.models.values()), peers)
+        self.num_optimizer_parts = self.num_parts * self.update.num_shards
         self._loss_and_correct = torch.zeros(2, device=self.device)
 
-    def _connect(self) -> None:
+    def _connect(self) -> Peers:
         """Joins the world, and the two groups that this process is in: its replica's pipeline, its stage's replicas."""
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         # Without a launcher or workers beside it, a process is a world of its own.
@@ -94,9 +127,9 @@ class PipelineRuntime:
         size, groups = self.placement.pipeline_size, self.placement.replica_groups
         pipelines = _groups([range(g * size, (g + 1) * size) for g in range(groups)])
         self._pipeline_group = pipelines[self.placement.replica_group(self.rank)]
-        if groups > 1:
-            stages = _groups([range(p, groups * size, size) for p in range(size)])
-            self._replica_group = stages[self.placement.pipeline_rank(self.rank)]
+        stages = _groups([range(p, groups * size, size) for p in range(size)]) if groups > 1 else None
+        replicas = stages[self.placement.pipeline_rank(self.rank)] if stages else None
+        return PipelinePeers(self.placement, self.rank, self._pipeline_group, replicas)
 
     def _build_stages(self, arch: Architecture, batch_size: int) -> list[PipelineStage]:
         numbers = self._micro_batch_numbers()
@@ -107,8 +140,10 @@ class PipelineRuntime:
                 index,
                 self.num_parts,
                 self.device,
-                input_args=_example_input(arch, model, batch_size, self.device, _mix_columns(self.config), trains=True),
-                output_args=_example_output(arch, model, batch_size, self.device, trains=True),
+                input_args=_example_input(
+                    arch, model, batch_size, self.device, self.precision, _mix_columns(self.config), trains=True
+                ),
+                output_args=_example_output(arch, model, batch_size, self.device, self.precision, trains=True),
                 group=self._pipeline_group,
             )
             for module, (index, model) in zip(self._modules, self.models.items())
@@ -122,7 +157,7 @@ class PipelineRuntime:
     def _build_schedule(
         self, stages: list[PipelineStage], micro_batches: int, loss: Callable[..., Tensor] | None
     ) -> Any:
-        # Reduction over micro-batches is ours (`backward_seed`): torch would divide once more.
+        # Reduction over micro-batches is ours (`WeightUpdate.seed`): torch would divide once more.
         if self.config.schedule == "interleaved":
             return ScheduleInterleaved1F1B(list(stages), micro_batches, loss_fn=loss, scale_grads=False)
         kind = ScheduleGPipe if self.config.schedule == "gpipe" or loss is None else Schedule1F1B
@@ -141,8 +176,8 @@ class PipelineRuntime:
                 index,
                 self.num_parts,
                 self.device,
-                input_args=_example_input(arch, self.models[index], micro_batch, self.device),
-                output_args=_example_output(arch, self.models[index], micro_batch, self.device),
+                input_args=_example_input(arch, self.models[index], micro_batch, self.device, self.precision),
+                output_args=_example_output(arch, self.models[index], micro_batch, self.device, self.precision),
                 group=self._pipeline_group,
             )
             for index, module in zip(self.models, self._modules)
@@ -153,7 +188,7 @@ class PipelineRuntime:
         """Called by the schedule, in the last stage, for each micro-batch."""
         loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
         self._loss_and_correct += torch.stack([loss.detach(), count_correct(logits.detach(), targets)])
-        return loss * backward_seed(self.config)
+        return loss * self.update.seed
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         config = self.config
@@ -164,8 +199,8 @@ class PipelineRuntime:
         for iteration in range(config.device_iterations):
             for module in self._modules:
                 module.start_update(first_update + iteration)
+            self.update.begin(first_update + iteration)
             self._run_schedule(batch, iteration)
-            self._reduce_over_replicas()
             self.update.apply(learning_rate)
             if self.update.must_stop:
                 break
@@ -176,6 +211,9 @@ class PipelineRuntime:
             accuracy=float(totals[1]) / (config.global_batch_size * updates),
             grad_norm=self.update.grad_norm,
             skipped_updates=self.update.skipped,
+            loss_scale=self.update.used_scale,
+            must_stop=self.update.must_stop,
+            nonfinite=nonfinite_text(self.update.nonfinite, config) if self.update.skipped else "",
         )
 
     def _run_schedule(self, batch: HostBatch, iteration: int) -> None:
@@ -194,21 +232,6 @@ class PipelineRuntime:
         assert self._schedule is not None, "a runtime built to validate cannot train"
         self._schedule.step(*arguments, target=targets, return_outputs=False)
 
-    def _reduce_over_replicas(self) -> None:
-        """Sums gradients over the processes that hold the same stage, in one message."""
-        if self.placement.replica_groups == 1:
-            return
-        gradients = [parameter.grad for parameter in self.update.parameters.values() if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(flat, group=self._replica_group)
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        torch._foreach_copy_(gradients, [part.view_as(old) for part, old in zip(parts, gradients)])
-
-    def _sum_over_stages(self, value: Tensor) -> Tensor:
-        if self.placement.pipeline_size > 1:
-            dist.all_reduce(value, group=self._pipeline_group)
-        return value
-
     @torch.no_grad()
     def predict(self, images: Tensor | None) -> Tensor | None:
         for module in self._modules:
@@ -217,29 +240,41 @@ class PipelineRuntime:
         logits = self._eval_schedule.eval(*arguments)
         return None if logits is None else logits.cpu()
 
-    def weights(self) -> dict[int, dict[str, Tensor]]:
+    def averaged(self) -> ContextManager[None]:
+        return self.update.averaged()
+
+    def weights(self, averaged: bool = False) -> dict[int, dict[str, Tensor]]:
         if self.placement.replica_group(self.rank) != 0:
             return {}
+        weights = self.update.weights(averaged)
+        if not weights:
+            return {}
         return {
-            index: {name: value.detach().cpu() for name, value in model.named_parameters()}
-            for index, model in self.models.items()
+            index: {name: weights[name].detach().cpu() for name in names}
+            for index, names in self._names_of_parts().items()
         }
 
     def parameter_names(self) -> dict[str, Any]:
         return {name: tuple(parameter.shape) for name, parameter in self.update.parameters.items()}
 
-    @torch.no_grad()
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.update.parameters.items():
-            if name in weights:
-                parameter.copy_(weights[name])
+    def load_weights(self, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor] | None = None) -> None:
+        self.update.load_weights(weights, averages)
+
+    @property
+    def loss_scale_factor(self) -> float:
+        return self.update.loss_scale.factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, factor: float) -> None:
+        self.update.loss_scale.factor = factor
 
     def optimizer_state(self) -> dict[int, dict[str, Tensor]]:
-        if self.placement.replica_group(self.rank) != 0:
+        shards, shard = self.update.num_shards, self.update.shard
+        if self.placement.replica_group(self.rank) != shard:
             return {}
         state = self.update.state()
         return {
-            index: {
+            index * shards + shard: {
                 full_name: value.cpu() for full_name, value in state.items() if full_name.rsplit(".", 1)[0] in names
             }
             for index, names in self._names_of_parts().items()
@@ -295,6 +330,7 @@ def _example_input(
     model: VisionTransformer,
     batch_size: int,
     device: torch.device,
+    precision: Precision,
     mix_columns: int = 0,
     trains: bool = False,
 ) -> tuple[Tensor, ...]:
@@ -302,7 +338,8 @@ def _example_input(
     if not model.stage.has_embed:
         # After the last block only the class token is left (`vit.Block`).
         tokens = 1 if not model.stage.blocks else arch.num_tokens
-        return (torch.empty(batch_size, tokens, arch.embed_dim, device=device, requires_grad=trains),)
+        shape = (batch_size, tokens, arch.embed_dim)
+        return (torch.empty(shape, dtype=precision.tokens, device=device, requires_grad=trains),)
     images = torch.empty(batch_size, arch.num_channels, *arch.image_size, dtype=torch.uint8, device=device)
     return (images, torch.empty(batch_size, mix_columns, device=device)) if mix_columns else (images,)
 
@@ -313,10 +350,16 @@ def _mix_columns(config: Config) -> int:
 
 
 def _example_output(
-    arch: Architecture, model: VisionTransformer, batch_size: int, device: torch.device, trains: bool = False
+    arch: Architecture,
+    model: VisionTransformer,
+    batch_size: int,
+    device: torch.device,
+    precision: Precision,
+    trains: bool = False,
 ) -> Tensor:
     """What a stage gives: logits or tokens."""
     if model.stage.has_head:
         return torch.empty(batch_size, arch.num_labels, device=device, requires_grad=trains)
     tokens = 1 if arch.depth - 1 in model.stage.blocks else arch.num_tokens
-    return torch.empty(batch_size, tokens, arch.embed_dim, device=device, requires_grad=trains)
+    shape = (batch_size, tokens, arch.embed_dim)
+    return torch.empty(shape, dtype=precision.tokens, device=device, requires_grad=trains)

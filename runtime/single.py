@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, ContextManager, Dict, List, Mapping, Optional
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import build_model
 from runtime.base import StepResult
 from runtime.devices import compile_blocks, keep_freed_memory, pick_device, set_threads
-from runtime.precision import autocast, precision_note
-from runtime.weight_update import WeightUpdate, backward_seed
+from runtime.precision import precision_notes, precision_of
+from runtime.report import nonfinite_text
+from runtime.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
     from config import Config
@@ -30,6 +31,7 @@ class SingleRuntime:
     eval_share_index = 0
     eval_num_shares = 1
     num_parts = 1
+    num_optimizer_parts = 1
 
     def __init__(self, config: Config, placement: Placement, num_cores: int) -> None:
         self.config = config
@@ -38,10 +40,11 @@ class SingleRuntime:
         keep_freed_memory(self.device)
         self.share = DataShare(replicas=tuple(range(config.replication_factor)))
         self.eval_batch_size = max(config.micro_batch_size, EVAL_BATCH_SIZE)
-        self.notes = [note for note in (placement.folding(), precision_note(config.precision)) if note]
-        self.model = build_model(architecture_of(config), config.random_seed).to(self.device)
+        self.notes = [note for note in (placement.folding(), *precision_notes(config, self.device)) if note]
+        self.precision = precision_of(config)
+        self.model = build_model(architecture_of(config), config.random_seed).to(self.device, self.precision.weights)
         compile_blocks(self.model, config, self.device)
-        self.update = WeightUpdate(config, dict(self.model.named_parameters()), sum_over_stages=lambda norm: norm)
+        self.update = WeightUpdate(config, [self.model])
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         assert batch.images is not None and batch.targets is not None
@@ -56,6 +59,7 @@ class SingleRuntime:
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         for iteration in range(config.device_iterations):
+            self.update.begin(first_update + iteration)
             for micro_batch in range(micro_batches):
                 position = iteration * micro_batches + micro_batch
                 self.model.dropout_key = (config.random_seed, first_update + iteration, micro_batch)
@@ -73,34 +77,47 @@ class SingleRuntime:
             accuracy=float(correct) / (config.global_batch_size * updates),
             grad_norm=self.update.grad_norm,
             skipped_updates=self.update.skipped,
+            loss_scale=self.update.used_scale,
+            must_stop=self.update.must_stop,
+            nonfinite=nonfinite_text(self.update.nonfinite, config) if self.update.skipped else "",
         )
 
     def _forward_backward(self, images: Tensor, targets: Tensor, mix: Optional[Tensor]) -> List[Tensor]:
         """Accumulates one micro-batch's gradients; gives its mean loss and number of right answers."""
-        with autocast(self.config.precision, self.device):
+        with self.precision.forward(self.device):
             logits = self.model(images, mix)
         loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
-        (loss * backward_seed(self.config)).backward()
+        (loss * self.update.seed).backward()
+        self.update.collect()
         return [loss.detach(), count_correct(logits.detach(), targets)]
 
     @torch.no_grad()
     def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:
         assert images is not None
         self.model.eval()
-        with autocast(self.config.precision, self.device):
+        with self.precision.forward(self.device):
             return self.model(images.to(self.device, non_blocking=True)).cpu()
 
-    def weights(self) -> Dict[int, Dict[str, Tensor]]:
-        return {0: {name: value.detach().cpu() for name, value in self.model.named_parameters()}}
+    def averaged(self) -> ContextManager[None]:
+        return self.update.averaged()
+
+    def weights(self, averaged: bool = False) -> Dict[int, Dict[str, Tensor]]:
+        weights = self.update.weights(averaged)
+        return {0: {name: value.detach().cpu() for name, value in weights.items()}} if weights else {}
 
     def parameter_names(self) -> Dict[str, Any]:
         return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
 
-    @torch.no_grad()
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.model.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
+    def load_weights(self, weights: Mapping[str, Tensor], averages: Optional[Mapping[str, Tensor]] = None) -> None:
+        self.update.load_weights(weights, averages)
+
+    @property
+    def loss_scale_factor(self) -> float:
+        return self.update.loss_scale.factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, factor: float) -> None:
+        self.update.loss_scale.factor = factor
 
     def optimizer_state(self) -> Dict[int, Dict[str, Tensor]]:
         return {0: {name: value.cpu() for name, value in self.update.state().items()}}

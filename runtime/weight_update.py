@@ -1,81 +1,194 @@
-"""One weight update, the same in every runtime: loss scale, reduction, clipping, the non-finite policy and the optimiser."""
+"""One weight update, the same in every runtime: accumulation, loss scale, reduction, clipping, the optimiser, the average."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import TYPE_CHECKING, Callable, Dict, List
+from typing import TYPE_CHECKING, ContextManager, Dict, List, Mapping, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from optimization import build_optimizer, load_optimizer_state, optimizer_state
+from optim.accumulation import GradientCatcher
+from optim.ema import WeightAverage
+from optim.loss_scaling import GradientCounter, LossScale
+from optim.stochastic_rounding import Rounding
+from runtime.peers import Peers
+from runtime.precision import precision_of
+from runtime.replicas import reduce_over_replicas, share_weights, split_over_replicas
+from runtime.steppers import accumulation_of, stepper_of
 
 if TYPE_CHECKING:
     from config import Config
 
 
-def backward_seed(config: Config) -> float:
-    """What a micro-batch's mean loss is multiplied by before the backward pass.
-
-    The loss scale, and for reduction `mean` one over the number of micro-batches of a weight update (all replicas), so that
-    the accumulated gradient is the mean; `sum` leaves it a sum (PopTorch's rule, independent of the loss's own mean).
-    """
-    micro_batches = config.gradient_accumulation * config.replication_factor
-    return config.loss_scaling / (micro_batches if config.reduction_type == "mean" else 1)
-
-
 class WeightUpdate:
-    """Turns the accumulated gradients of some named parameters into one optimiser step.
+    """Turns the gradients of some named parameters into optimiser steps.
 
-    `sum_over_stages` adds a squared norm up over the processes that hold the other stages of the same replica.
+    Call `begin` before the micro-batches of a weight update, multiply each micro-batch's mean loss by `seed` before its backward
+    pass, `collect` after it, and `apply` in the end.
     """
 
-    def __init__(
-        self, config: Config, parameters: Dict[str, nn.Parameter], sum_over_stages: Callable[[Tensor], Tensor]
-    ) -> None:
-        self.config = config
-        self.parameters = parameters
-        self.optimizer = build_optimizer(config, parameters) if config.learning_rate else None
-        self._sum_over_stages = sum_over_stages
-        self.skipped = 0
-        self.grad_norm = 0.0
+    def __init__(self, config: Config, models: Sequence[nn.Module], peers: Optional[Peers] = None) -> None:
+        """For the parameters of the whole model, or of all stages that this process holds."""
+        self.config, self._peers = config, peers or Peers()
+        self.parameters = {name: value for model in models for name, value in model.named_parameters()}
+        self.loss_scale = LossScale(
+            base=config.loss_scaling,
+            automatic=config.auto_loss_scaling,
+            period=config.als_period,
+            threshold=config.als_threshold,
+            bin_edge=config.als_bin_edge,
+            cap=config.als_cap,
+        )
+        self.number = 0  # of the weight update
+        self.skipped = 0  # updates left out since the runtime set it to 0
+        self.must_stop = False  # whether the run must not make another update
+        self.grad_norm: Optional[float] = None  # of the last update's gradient, before clipping; None: not known
+        self.used_scale = config.loss_scaling  # in the last update
+        self.nonfinite: List[str] = []  # parameters of all processes whose gradients were not finite, the last time
+        self.average: Optional[WeightAverage] = None
+        self._counter: Optional[GradientCounter] = None
+        if config.trains:
+            self._build(models)
 
-    def apply(self, learning_rate: float) -> None:
-        """One update from the gradients, which are cleared. Sets `grad_norm`; counts in `skipped` what policy skip leaves out."""
-        assert self.optimizer is not None, "a runtime built without a learning rate cannot train"
-        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
-        if self.config.loss_scaling != 1.0:
-            torch._foreach_mul_(gradients, 1.0 / self.config.loss_scaling)
-        self.grad_norm = self._norm(gradients)
-        if math.isfinite(self.grad_norm):
-            self._clip(gradients)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.optimizer.step()
-        else:
-            # Never written into the weights: the run stops with the last good ones, or goes on from them.
-            self.skipped += 1
-        self.optimizer.zero_grad(set_to_none=True)
+    def _build(self, models: Sequence[nn.Module]) -> None:
+        config, precision, groups = self.config, precision_of(self.config), self._peers.num_replica_groups
+        self._rounding = Rounding(config.stochastic_rounding, config.random_seed)
+        self._accumulation = accumulation_of(config, precision, self.parameters, groups, self._rounding)
+        self._catcher: Optional[GradientCatcher] = None
+        if self._accumulation.fold is not None:
+            self._catcher = GradientCatcher(self.parameters, self._fold)
+        if config.auto_loss_scaling:
+            self._counter = GradientCounter(self.loss_scale.edge, next(iter(self.parameters.values())).device)
+            self._counter.watch_outputs(module for model in models for module in model.modules())
+            self._counted = {name for name in self.parameters if _is_half_gradient(name, precision.weights)}
+        is_sharded = config.enable_rts and groups > 1 and not config.combines_accumulators
+        self._owners = split_over_replicas(self.parameters, groups) if is_sharded else None
+        own = self.parameters
+        if self._owners is not None:
+            own = {name: p for name, p in own.items() if self._owners[name] == self._peers.replica_group}
+        self._stepper = stepper_of(config, precision, own, self._accumulation, self._rounding)
+        if config.ema_decay:
+            self.average = WeightAverage(self.parameters, config.ema_decay)
 
     @property
-    def must_stop(self) -> bool:
-        """Whether the run must not make another update: one was not finite, and the policy is stop."""
-        return self.skipped > 0 and self.config.on_nonfinite == "stop"
+    def seed(self) -> float:
+        """What a micro-batch's mean loss is multiplied by before the backward pass."""
+        return self.loss_scale.scale / self._accumulation.seed_divisor
 
-    def _norm(self, gradients: List[Tensor]) -> float:
-        """Global L2 norm of the reduced, unscaled gradient. Synchronises with the device."""
-        norms = torch._foreach_norm(gradients) if gradients else [torch.zeros(())]
-        return math.sqrt(float(self._sum_over_stages(torch.stack(norms).double().square().sum())))
+    def begin(self, number: int) -> None:
+        """Starts weight update `number` of the run."""
+        self.number = self._rounding.update = number
+        if self._counter is not None:
+            self._counter.active = self.loss_scale.counts_in(number)
 
-    def _clip(self, gradients: List[Tensor]) -> None:
+    def collect(self) -> None:
+        """Takes in a micro-batch's gradients, where no hook has."""
+        if self._catcher is not None:
+            self._catcher.collect()
+
+    def _fold(self, name: str, gradient: Tensor) -> None:
+        if self._counter is not None and name in self._counted:
+            self._counter.count(gradient)
+        assert self._accumulation.fold is not None
+        self._accumulation.fold(name, gradient)
+
+    @torch.no_grad()
+    def apply(self, learning_rate: float) -> None:
+        """One update from the gradients, which are used up. What is not finite is left out and counted in `skipped`."""
+        gradients = self._accumulation.take()
+        reduce_over_replicas(gradients, self._peers, self._rounding)
+        self.used_scale = self.loss_scale.scale
+        factor = 1.0 / (self.used_scale * self._accumulation.total_divisor)
+        norm = self._norm(gradients) * factor
+        self.grad_norm = None if self.config.combines_accumulators else norm
+        self._adjust_loss_scale()
+        if not math.isfinite(norm):
+            # Never written into the weights: the run stops with the last good ones, or goes on from them.
+            self.skipped += 1
+            self.must_stop = self._stops_for(self.used_scale)
+            self._name_nonfinite(gradients)
+            return
+        self._stepper.step(gradients, factor * self._clipping(norm), learning_rate)
+        if self._owners is not None:
+            share_weights(self.parameters, self._owners, self._peers)
+        if self.average is not None:
+            self.average.update(self.number)
+
+    def _norm(self, gradients: Mapping[str, Tensor]) -> float:
+        """Global L2 norm of the reduced gradient, as it is scaled. Synchronises with the device."""
+        tensors = list(gradients.values())
+        if all(tensor.dtype == torch.float32 for tensor in tensors):
+            norms = list(torch._foreach_norm(tensors))
+        else:  # a norm may be too large for the type of its numbers
+            norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
+        return math.sqrt(float(self._peers.sum_over_stages(torch.stack(norms).double().square().sum())))
+
+    def _clipping(self, norm: float) -> float:
         """PopTorch's rule: factor max_norm / max(max_norm, norm)."""
         limit = self.config.max_grad_norm
-        if limit > 0 and self.grad_norm > limit:
-            torch._foreach_mul_(gradients, limit / self.grad_norm)
+        return limit / max(limit, norm) if limit > 0 else 1.0
+
+    def _adjust_loss_scale(self) -> None:
+        if self._counter is None or not self._counter.active:
+            return
+        counts = self._peers.sum_over_stages(self._counter.take())
+        self._peers.sum_over_replicas(counts)
+        below, above = counts.tolist()
+        self.loss_scale.adjust(below, above)
+
+    def _stops_for(self, scale: float) -> bool:
+        """Whether a gradient that is not finite ends the run. Not if an automatic scale above 1 may be why: it halves now."""
+        if self.config.on_nonfinite != "stop":
+            return False
+        return not (self.loss_scale.automatic and 1.0 < scale < math.inf)
+
+    def _name_nonfinite(self, gradients: Mapping[str, Tensor]) -> None:
+        own = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]
+        self.nonfinite = list(dict.fromkeys(name for names in self._peers.gather(own) for name in names))
+
+    @property
+    def shard(self) -> int:
+        """Which part of the optimiser state of its parameters this process keeps…"""
+        return self._peers.replica_group if self._owners is not None else 0
+
+    @property
+    def num_shards(self) -> int:
+        """…of how many."""
+        return self._peers.num_replica_groups if self._owners is not None else 1
+
+    def averaged(self) -> ContextManager[None]:
+        """Context in which the averaged weights are in the weights' place."""
+        return self.average.in_place() if self.average is not None else contextlib.nullcontext()
+
+    def weights(self, averaged: bool = False) -> Mapping[str, Tensor]:
+        """The weights by parameter name, or their averages: none without ema_decay."""
+        if averaged:
+            return self.average.values if self.average is not None else {}
+        return self.parameters
+
+    @torch.no_grad()
+    def load_weights(self, weights: Mapping[str, Tensor], averages: Optional[Mapping[str, Tensor]] = None) -> None:
+        """Loads those of the parameters that `weights` names. Their averages begin anew with them, or as given."""
+        for name, parameter in self.parameters.items():
+            if name in weights:
+                parameter.copy_(weights[name])
+        if self.average is not None:
+            self.average.restart()
+            self.average.load(averages or {})
 
     def state(self) -> Dict[str, Tensor]:
-        return optimizer_state(self.optimizer, self.parameters) if self.optimizer is not None else {}
+        """`<parameter name>.<state name>` -> tensor, for the parameters whose state this process keeps."""
+        return self._stepper.state() if self.config.trains else {}
 
-    def load_state(self, state: Dict[str, Tensor]) -> None:
-        assert self.optimizer is not None
-        load_optimizer_state(self.optimizer, self.parameters, state)
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back what concerns this process."""
+        self._stepper.load_state(state)
+
+
+def _is_half_gradient(name: str, weights: torch.dtype) -> bool:
+    """Whether a weight's gradient is computed in 16 bits: all of them where weights have 16, else those of the products."""
+    if weights != torch.float32:
+        return True
+    return name.startswith(("blocks.", "patch_embed.")) and ".norm" not in name

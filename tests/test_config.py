@@ -420,10 +420,8 @@ def test_plan_properties():
 
 
 IPU_KEYS = [
-    *("matmul_proportion", "half_partials", "enable_rts", "optimizer_state_offchip", "prefetch_depth"),
-    *("executable_cache_dir", "profile_dir", "use_combined_accum", "rebatched_worker_size", "stochastic_rounding"),
-    *("auto_loss_scaling", "accum_type", "first_order_type", "second_order_type", "byteio"),
-    *("recompute_checkpoint_every_layer", "recompute_mid_layers"),
+    *("matmul_proportion", "half_partials", "optimizer_state_offchip", "prefetch_depth"),
+    *("executable_cache_dir", "profile_dir", "rebatched_worker_size", "byteio"),
 ]
 VALUES = {"matmul_proportion": "0.2", "prefetch_depth": "3", "rebatched_worker_size": "3", "recompute_mid_layers": "1"}
 

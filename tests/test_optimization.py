@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from optim.plain import PlainOptimizer
 from optim.schedules import learning_rate_at
-from optimization import build_optimizer, learning_rate_of, load_optimizer_state, parameter_groups
+from optimization import build_optimizer, learning_rate_of, parameter_groups
 from placement import place_single
 from runtime.single import SingleRuntime
 from tests.small import host_batch, small_config
@@ -75,9 +76,9 @@ def test_ten_steps_follow_the_formula(tmp_path: Any, name: str, rule: Callable[.
         np.testing.assert_allclose(parameters[key].detach().numpy(), value, rtol=1e-12)
 
 
-def test_one_dimensional_weights_do_not_decay() -> None:
+def test_one_dimensional_weights_do_not_decay(tmp_path: Any) -> None:
     parameters = {"cls_token": nn.Parameter(torch.ones(1, 1, 4)), "bias": nn.Parameter(torch.ones(4))}
-    groups = parameter_groups(parameters, 0.1)
+    groups = parameter_groups(parameters, small_config(tmp_path, weight_decay=0.1))
     assert [(group["params"][0].dim(), group["weight_decay"]) for group in groups] == [(3, 0.1), (1, 0.0)]
 
 
@@ -153,7 +154,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Any) 
 def test_a_loaded_step_counter_lies_where_the_optimiser_wants_it(tmp_path: Any, name: str, where: str) -> None:
     parameters = {"w": nn.Parameter(torch.zeros(2, 2, device="meta"))}
     optimizer = build_optimizer(small_config(tmp_path, optimizer=name, learning_rate=1e-3), parameters)
-    load_optimizer_state(optimizer, parameters, {"w.step": torch.tensor(3.0), "w.exp_avg": torch.zeros(2, 2)})
+    PlainOptimizer(optimizer, parameters).load_state({"w.step": torch.tensor(3.0), "w.exp_avg": torch.zeros(2, 2)})
     state = optimizer.state[parameters["w"]]
     assert state["step"].device.type == where
     assert state["exp_avg"].device.type == "meta"

@@ -27,7 +27,7 @@ def find_pretrained(config: Config) -> TensorFiles:
     if path.is_dir():
         folder = _step_folder(path)
         if folder is not None:
-            return open_indexed(folder, "model")
+            return open_indexed(folder, "ema" if _takes_average(config, folder) else "model")
     elif path.suffix == ".safetensors" and path.is_file():
         return open_tensor_files([path])
     what = (
@@ -57,6 +57,11 @@ def _step_folder(path: Path) -> Path | None:
         if (candidate / "model.safetensors.index.json").is_file():
             return candidate
     return None
+
+
+def _takes_average(config: Config, folder: Path | None) -> bool:
+    """Whether a step folder's averaged weights are meant: those that its run was judged by."""
+    return config.use_ema and folder is not None and (folder / "ema.safetensors.index.json").is_file()
 
 
 def class_notes(config: Config, data_names: Sequence[str]) -> List[str]:
@@ -91,6 +96,8 @@ def load_pretrained(config: Config, runtime: Runtime) -> List[str]:
     found = find_pretrained(config)
     wanted = model_shapes(config)
     skipped, notes = _reconcile(config.pretrained_checkpoint, found, wanted)
+    if _takes_average(config, _step_folder(_one_later(user_path(config.pretrained_checkpoint)))):
+        notes.append("the checkpoint's averaged weights are used (--use-ema false takes the others)")
     names = [name for name in runtime.parameter_names() if name not in skipped]
     runtime.load_weights(found.read(names))
     return notes

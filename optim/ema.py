@@ -1,0 +1,56 @@
+"""Exponential moving average of the weights (Polyak and Juditsky 1992), in float32 whatever the weights are stored in."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Dict, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """`average <- d * average + (1 - d) * weight` after every weight update, from the initial weights on.
+
+    d rises to `decay` as (1 + t) / (10 + t) with the number t of updates (as TensorFlow's ExponentialMovingAverage), so that a
+    short run's average is not that of its first steps.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._parameters, self._decay = parameters, decay
+        self.values: Dict[str, Tensor] = {}
+        self.restart()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begins with the weights as they are."""
+        self.values = {name: value.detach().float().clone() for name, value in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self, weight_update: int) -> None:
+        """Takes the weights in, after weight update number `weight_update` (from 0)."""
+        decay = min(self._decay, (1 + weight_update) / (10 + weight_update))
+        averages = list(self.values.values())
+        weights = [value.detach().float() for value in self._parameters.values()]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+
+    @torch.no_grad()
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Goes on from those averages that `values` names."""
+        for name, average in self.values.items():
+            if name in values:
+                average.copy_(values[name])
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Puts the average in the weights' place, for evaluation."""
+        with torch.no_grad():
+            own = {name: value.detach().clone() for name, value in self._parameters.items()}
+            for name, average in self.values.items():
+                self._parameters[name].copy_(average)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in own.items():
+                    self._parameters[name].copy_(value)

@@ -1,0 +1,69 @@
+"""A torch optimiser over float32 weights and gradients, as the weight update steps every kind of optimiser."""
+
+from __future__ import annotations
+
+from typing import Dict, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """Sets every group's rate: its `lr_scale` times the run's."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_scale"]
+
+
+class PlainOptimizer:
+    """Steps all weights at once, in place, by torch's fused or foreach kernels."""
+
+    def __init__(self, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.optimizer, self._parameters = optimizer, parameters
+
+    def step(self, gradients: Dict[str, Tensor], factor: float, learning_rate: float) -> None:
+        """One update from `factor` times the gradients, by parameter name; these are used up."""
+        if factor != 1.0:
+            torch._foreach_mul_(list(gradients.values()), factor)
+        for name, parameter in self._parameters.items():
+            parameter.grad = gradients.pop(name)
+        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.step()
+        for parameter in self._parameters.values():
+            parameter.grad = None
+
+    def state(self) -> Dict[str, Tensor]:
+        """`<parameter name>.<state name>` -> tensor; empty before the first update."""
+        return {
+            f"{name}.{key}": value
+            for name, parameter in self._parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Puts back a state, for those of its parameters that are here."""
+        by_parameter = split_state(state)
+        for name, parameter in self._parameters.items():
+            self.optimizer.state[parameter] = {
+                key: on_its_device(self.optimizer, parameter, value, value.dtype)
+                for key, value in by_parameter.get(name, {}).items()
+            }
+
+
+def split_state(state: Mapping[str, Tensor]) -> Dict[str, Dict[str, Tensor]]:
+    """Parameter name -> state name -> tensor."""
+    by_parameter: Dict[str, Dict[str, Tensor]] = {}
+    for full_name, value in state.items():
+        name, key = full_name.rsplit(".", 1)
+        by_parameter.setdefault(name, {})[key] = value
+    return by_parameter
+
+
+def on_its_device(optimizer: Optimizer, parameter: Tensor, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy of a state tensor where the optimiser wants it.
+
+    Step counters stay on the CPU, except under torch's fused optimisers, which want them beside the weights.
+    """
+    is_fused = any(group.get("fused") for group in optimizer.param_groups)
+    return value.to(parameter.device if is_fused or value.dim() else "cpu", dtype, copy=True)

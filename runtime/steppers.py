@@ -1,0 +1,92 @@
+"""How a config's gradients are accumulated and its weights stepped: by autograd and torch alone, or in types of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from optim.accumulation import AutogradAccumulator, Fold, GradientAccumulator
+from optim.combined import CombinedSGD
+from optim.plain import PlainOptimizer
+from optim.rounded import FIRST_ORDER, SECOND_ORDER, RoundedOptimizer
+from optim.stochastic_rounding import Rounding
+from optimization import build_optimizer, learning_rate_scale, weight_decay_of
+from runtime.precision import Precision
+
+if TYPE_CHECKING:
+    from config import Config
+
+Stepper = Union[PlainOptimizer, RoundedOptimizer, CombinedSGD]
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """Where gradients go, and what they are still to be divided by, for reduction `mean`, beside the loss scale.
+
+    The division comes first (in the loss, before the backward pass) in float32; last where 16-bit gradients would underflow.
+    """
+
+    take: Callable[[], Dict[str, Tensor]]
+    fold: Optional[Fold]  # for a micro-batch's gradients; None: autograd adds them up
+    seed_divisor: float = 1.0
+    total_divisor: float = 1.0
+    combined: Optional[CombinedSGD] = None  # where the accumulator is also the optimiser
+
+
+def accumulation_of(
+    config: Config, precision: Precision, parameters: Mapping[str, nn.Parameter], groups: int, rounding: Rounding
+) -> Accumulation:
+    """For one process of `groups` that work on replicas of the same parameters."""
+    is_mean = config.reduction_type == "mean"
+    micro_batches = float(config.gradient_accumulation * config.replication_factor) if is_mean else 1.0
+    if config.combines_accumulators:
+        combined = _combined_sgd(config, precision.accumulators, parameters, groups, 1.0 / micro_batches, rounding)
+        return Accumulation(combined.take, combined.fold, combined=combined)
+    if precision.is_plain:
+        return Accumulation(AutogradAccumulator(parameters).take, None, seed_divisor=micro_batches)
+    running_mean = is_mean and precision.accumulators != torch.float32
+    accumulator = GradientAccumulator(precision.accumulators, running_mean, rounding)
+    divisor = float(groups) if running_mean else micro_batches
+    return Accumulation(accumulator.take, accumulator.fold, total_divisor=divisor)
+
+
+def stepper_of(
+    config: Config,
+    precision: Precision,
+    parameters: Mapping[str, nn.Parameter],
+    accumulation: Accumulation,
+    rounding: Rounding,
+) -> Stepper:
+    """Steps `parameters` by the config's optimiser."""
+    if accumulation.combined is not None:
+        return accumulation.combined
+    build = partial(build_optimizer, config)
+    if precision.is_plain:
+        return PlainOptimizer(build(parameters), parameters)
+    types = {**dict.fromkeys(FIRST_ORDER, precision.first_order), **dict.fromkeys(SECOND_ORDER, precision.second_order)}
+    return RoundedOptimizer(build, parameters, types, rounding)
+
+
+def _combined_sgd(
+    config: Config,
+    dtype: torch.dtype,
+    parameters: Mapping[str, nn.Parameter],
+    groups: int,
+    gradient_factor: float,
+    rounding: Rounding,
+) -> CombinedSGD:
+    return CombinedSGD(
+        parameters,
+        weight_decay={name: weight_decay_of(parameter, config) for name, parameter in parameters.items()},
+        lr_scale={name: learning_rate_scale(name, config) for name in parameters},
+        momentum=config.momentum,
+        loss_scale=config.loss_scaling,
+        gradient_factor=gradient_factor,
+        share=1.0 / groups,
+        dtype=dtype,
+        rounding=rounding,
+    )
