@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from config import Config
     from placement import Placement
 
-BYTES_PER_WEIGHT = 4
 MIB = 2**20
 
 
@@ -23,11 +22,12 @@ def allocation_table(config: Config, placement: Placement) -> str:
     units = [unit for stage in stages for unit in stage.units]
     flops = sum(count_forward_flops(arch, unit) for unit in units)
     parameters = sum(count_parameters(arch, unit) for unit in units)
+    size = 2 if config.precision.endswith(".16") else 4  # bytes of a weight
     rows = [
-        [str(stage.index), _where(placement, stage), stage.describe(), *_figures(arch, stage, flops)]
+        [str(stage.index), _where(placement, stage), stage.describe(), *_figures(arch, stage, flops, size)]
         for stage in stages
     ]
-    rows.append(["all", "", "", f"{parameters:,}", f"{parameters * BYTES_PER_WEIGHT / MIB:.1f} MiB", "100.0 %"])
+    rows.append(["all", "", "", f"{parameters:,}", f"{parameters * size / MIB:.1f} MiB", "100.0 %"])
     headers = ["stage", "runs on", "units", "parameters", "weights", "compute"]
     return f"Device allocation\n{table(headers, rows)}\n{_sizes(config, placement)}"
 
@@ -42,10 +42,10 @@ def plan_text(config: Config, placement: Placement) -> str:
     return "\n".join(lines)
 
 
-def _figures(arch: Architecture, stage: Stage, total_flops: int) -> List[str]:
+def _figures(arch: Architecture, stage: Stage, total_flops: int, size: int) -> List[str]:
     parameters = sum(count_parameters(arch, unit) for unit in stage.units)
     flops = sum(count_forward_flops(arch, unit) for unit in stage.units)
-    return [f"{parameters:,}", f"{parameters * BYTES_PER_WEIGHT / MIB:.1f} MiB", f"{100 * flops / total_flops:.1f} %"]
+    return [f"{parameters:,}", f"{parameters * size / MIB:.1f} MiB", f"{100 * flops / total_flops:.1f} %"]
 
 
 def _where(placement: Placement, stage: Stage) -> str:

@@ -13,7 +13,8 @@ from typing import Optional
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
-# Names of /proc/cpuinfo, on x86 and Arm.
+CPU_FILE = "/proc/cpuinfo"
+# Its names of instructions, on x86 and Arm.
 _MULTIPLYING_FLAGS = {
     "float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
     "bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
@@ -30,7 +31,7 @@ def num_cores() -> int:
 def cpu_multiplies(kind: str) -> bool:
     """Whether the CPU has instructions that multiply `float16` or `bfloat16`. True where the system does not tell."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        with open(CPU_FILE, encoding="utf-8", errors="replace") as file:
             flags = set(
                 re.findall(r"\w+", next(line for line in file if line.lower().startswith(("flags", "features"))))
             )

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from optim.plain import on_its_device, set_learning_rate, split_state
 from optim.stochastic_rounding import Rounding
 
-BUCKET = 2**22  # weights that are widened at once
+BUCKET = 2**20  # weights that are widened at once
 FIRST_ORDER, SECOND_ORDER = ("momentum_buffer", "exp_avg"), ("exp_avg_sq",)  # torch's names of states
 
 

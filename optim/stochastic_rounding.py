@@ -17,7 +17,7 @@ from seeding import derive_seed
 # What 16 bits leave out of float32's 23 bits of mantissa.
 _DROPPED_BITS = {torch.float16: 13, torch.bfloat16: 16}
 _SMALLEST_NORMAL = 2.0**-14  # of fp16
-_CHUNK = 2**20  # elements rounded at once: what is needed beside them stays small
+_CHUNK = 2**17  # elements rounded at once: what is needed beside them stays in the cache
 
 
 class Rounding:
@@ -53,7 +53,7 @@ def _rounded(values: Tensor, dtype: torch.dtype, generator: torch.Generator) -> 
     dropped = _DROPPED_BITS[dtype]
     if dtype == torch.float16:
         # Below its normal range fp16 has fixed steps. Added to the smallest normal number, such values have them, too.
-        shift = (values.abs() < _SMALLEST_NORMAL).float().mul_(_SMALLEST_NORMAL).copysign_(values)
+        shift = values.abs().lt_(_SMALLEST_NORMAL).mul_(_SMALLEST_NORMAL).copysign_(values)
         shifted = values + shift
     else:
         shift, shifted = None, values.clone()

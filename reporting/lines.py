@@ -24,6 +24,7 @@ def step_line(record: StepRecord) -> str:
         f" throughput: {record.images_per_second:.1f} samples/sec"
         f" Mean step duration: {record.step_seconds:.3f} seconds"
         f" Mean data consumption ratio: {data_wait_share(record):.3f}"
+        f"{f' Loss scale: {record.loss_scale:g}' if record.loss_scale != 1.0 else ''}"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import pytest
 import torch
@@ -39,19 +39,55 @@ def fresh(tmp_path: Path, **keys: Any) -> SingleRuntime:
     return SingleRuntime(config, place_single(config), num_cores=1)
 
 
-@pytest.mark.parametrize("optimizer", ["SGD", "AdamW", "LAMB"])
-def test_restored_step_is_the_saved_one_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
-    runtime = trained(tmp_path, optimizer=optimizer)
+HALF = {"precision": "16.16", "auto_loss_scaling": True, "ema_decay": 0.9}
+STATES: List[Dict[str, Any]] = [
+    *({"optimizer": name} for name in ("SGD", "AdamW", "LAMB", "Lion", "Muon")),
+    {"use_combined_accum": True, "loss_scaling": 8.0},
+    {**HALF, "first_order_type": "fp16"},
+    {**HALF, "optimizer": "AdamW", "learning_rate": 1e-3},
+    {"precision": "bf16.16", "optimizer": "LAMB", "first_order_type": "fp16", "second_order_type": "fp16"},
+    {"precision": "16.32", "accum_type": "fp32", "first_order_type": "fp16"},
+]
+
+
+@pytest.mark.parametrize("keys", STATES, ids=lambda keys: " ".join(map(str, keys.values())))
+def test_restored_step_is_the_saved_one_bit_for_bit_and_goes_on_so(tmp_path: Path, keys: Dict[str, Any]) -> None:
+    runtime = trained(tmp_path, **keys)
     (tmp_path / "run").mkdir()
     folder = checkpoint.save(tmp_path / "run", runtime, Progress(5, 10, 8, 0.5, 3))
-    restored = fresh(tmp_path, optimizer=optimizer)
-    assert checkpoint.restore(folder, restored) == Progress(5, 10, 8, 0.5, 3)
+    restored = fresh(tmp_path, **keys)
+    factor = 2.0 if keys.get("auto_loss_scaling") else 1.0
+    assert checkpoint.restore(folder, restored) == Progress(5, 10, 8, 0.5, 3, loss_scale_factor=factor)
+    assert_same_state(runtime, restored)
+    # The seed of the stochastic rounding is the run's.
+    restored.update._rounding.seed = runtime.config.random_seed
+    for one in (runtime, restored):
+        one.train_step(host_batch(one.config, one.share, step=1), 0.1, 1)
+    assert_same_state(runtime, restored)
+
+
+def assert_same_state(first: SingleRuntime, second: SingleRuntime) -> None:
     for ours, theirs in (
-        (runtime.weights(), restored.weights()),
-        (runtime.optimizer_state(), restored.optimizer_state()),
+        (first.weights(), second.weights()),
+        (first.weights(averaged=True), second.weights(averaged=True)),
+        (first.optimizer_state(), second.optimizer_state()),
     ):
-        assert ours[0].keys() == theirs[0].keys()
-        assert all(torch.equal(value, theirs[0][name]) for name, value in ours[0].items())
+        assert ours.keys() == theirs.keys()
+        for part, tensors in ours.items():
+            assert tensors.keys() == theirs[part].keys()
+            assert all(torch.equal(value, theirs[part][name]) for name, value in tensors.items())
+            assert all(value.dtype == theirs[part][name].dtype for name, value in tensors.items())
+
+
+def test_a_checkpoint_s_averages_are_what_it_is_judged_by(tmp_path: Path) -> None:
+    folder = saved(tmp_path, ema_decay=0.5)
+    averages = trained(tmp_path, ema_decay=0.5).weights(averaged=True)[0]
+    weights = trained(tmp_path, ema_decay=0.5).weights()[0]
+    for use_ema, expected in ((True, averages), (False, weights)):
+        runtime = fresh(tmp_path, pretrained_checkpoint=str(folder), use_ema=use_ema)
+        notes = load_pretrained(runtime.config, runtime)
+        assert ["averaged weights" in " ".join(notes)] == [use_ema]
+        assert all(torch.equal(value, expected[name]) for name, value in runtime.weights()[0].items())
 
 
 def test_links_point_at_the_latest_and_the_best_step(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -435,8 +436,37 @@ def test_a_given_ipu_key_is_listed_as_unused(key, runtime):
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--auto-loss-scaling true", "precision = 32.32 has none"),
+        ("--auto-loss-scaling true --precision bf16.16", "precision = bf16.16 has none"),
+        ("--auto-loss-scaling true --precision 16.16 --reduction-type sum", "needs reduction_type = mean, not sum"),
+        ("--auto-loss-scaling true --precision 16.32 --accum-type fp32", "needs accum_type = fp16, not fp32"),
+        ("--auto-loss-scaling true --precision 16.16 --loss-scaling 8 --als-cap 4", "als_cap = 4 is below"),
+        ("--use-combined-accum true --optimizer SGD --max-grad-norm 1", "which max_grad_norm = 1.0 needs"),
+        ("--use-combined-accum true --optimizer SGD --on-nonfinite skip", "which on_nonfinite = skip needs"),
+        (
+            "--use-combined-accum true --optimizer SGD --precision 16.16 --auto-loss-scaling true",
+            "which auto_loss_scaling = true needs",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["pretrain", "plan"])
+def test_half_precision_settings_that_contradict_each_other_are_refused(flags, message, command):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_config(command, ["--config", "digits", *flags.split()])
+
+
+@pytest.mark.parametrize(
     ("flags", "key"),
     [
+        ("--precision 32.32 --accum-type fp32", "accum_type"),
+        ("--precision bf16.32 --stochastic-rounding true", "stochastic_rounding"),
+        ("--precision 16.16 --optimizer SGD --second-order-type fp16", "second_order_type"),
+        ("--als-period 2", "als_period"),
+        ("--optimizer AdamW --use-combined-accum true", "use_combined_accum"),
+        ("--enable-rts true", "enable_rts"),
+        ("--recompute-mid-layers 1", "recompute_mid_layers"),
         ("--optimizer AdamW --momentum 0.9", "momentum"),
         ("--optimizer SGD --adam-betas 0.9 0.99", "adam_betas"),
         ("--optimizer SGD --adam-eps 1e-6", "adam_eps"),

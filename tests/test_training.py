@@ -76,6 +76,48 @@ def test_a_validation_that_a_signal_cut_off_is_made_up_for(tmp_path: Any) -> Non
     assert listener.validations == [2, 3]
 
 
+def test_averaged_weights_are_validated_beside_the_others_and_judged(tmp_path: Any) -> None:
+    run, listener = tiny_run(tmp_path, ema_decay=0.9)
+    records: List[ValidationRecord] = []
+    listener.validated = records.append  # type: ignore[method-assign]
+    assert fit(run) == 0
+    assert [record.averaged for record in records] == [False, True] * 3
+    plain, averaged = records[-2:]
+    assert plain.loss != averaged.loss
+    assert not any(record.is_best for record in records[::2])
+    assert run.progress.best_top1 == max(record.top1 for record in records[1::2])
+
+
+def test_what_is_not_finite_is_named_with_its_step_stage_and_the_last_finite_values(tmp_path: Any) -> None:
+    run, _ = tiny_run(tmp_path, layers_per_ipu=[2, 2], checkpoint_output_dir=str(tmp_path / "run"))
+    train_step = run.runtime.train_step
+
+    def breaking(batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
+        if first_update == 1:
+            run.runtime.update.parameters["blocks.3.mlp.fc1.weight"].register_hook(lambda gradient: gradient * 1e39)
+        return train_step(batch, learning_rate, first_update)
+
+    run.runtime.train_step = breaking  # type: ignore[method-assign]
+    with pytest.raises(UserError) as caught:
+        fit(run)
+    first = str(caught.value).splitlines()[0]
+    assert first.startswith(
+        "step 2: the gradient of blocks.3.mlp.fc1.weight in stage 1 (blocks 2-3, head) is not finite"
+    )
+    assert "The last finite values: step 1, loss " in first
+    assert f"The weights before it are in {tmp_path / 'run' / 'step_2'}." in first
+
+
+def test_an_overflow_of_the_automatic_scale_costs_one_update_and_is_said(tmp_path: Any) -> None:
+    keys = {"precision": "16.16", "auto_loss_scaling": True, "loss_scaling": 2.0**30, "training_steps": 30}
+    run, listener = tiny_run(tmp_path, iterations=30, **keys)
+    notes: List[str] = []
+    listener.note = notes.append  # type: ignore[method-assign]
+    assert fit(run) == 0
+    assert "1 update left out at loss scale 1.07374e+09: the gradient of " in notes[0]
+    assert 1 <= len(notes) < 30
+
+
 def test_reporters_are_closed_after_an_error_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run, listener = tiny_run(tmp_path)
     monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: float("inf"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import List
+from typing import Dict, List, Tuple
 
 import pytest
 import torch
@@ -214,3 +214,67 @@ def test_counted_flops_are_those_that_torch_counts() -> None:
         model(images(1))
     units = [unit for stage in plan_stages([4]) for unit in stage.units]
     assert counter.get_total_flops() == sum(count_forward_flops(arch, unit) for unit in units)
+
+
+def gradients_and_kept_bytes(arch: Architecture) -> Tuple[Dict[str, Tensor], int]:
+    """Gradients of a model with dropout, and what autograd keeps for the backward pass."""
+    model = build_model(arch, seed=1).train()
+    model.dropout_key = (1, 2, 3)
+    images = torch.randn(2, 3, *arch.image_size, generator=torch.Generator().manual_seed(0))
+    sizes: List[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):  # type: ignore[func-returns-value]
+        loss = model(images).square().sum()
+    model.dropout_key = (4, 5, 6)  # another micro-batch's forward pass may come before this one's backward
+    torch.manual_seed(7)
+    loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, sum(sizes)
+
+
+@pytest.mark.parametrize("mid_layers", [(), (0, 2)])
+def test_recomputation_keeps_less_and_gives_the_same_gradients(mid_layers: Tuple[int, ...]) -> None:
+    arch = Architecture(
+        image_size=(32, 32),
+        patch_size=(4, 4),
+        embed_dim=32,
+        depth=3,
+        num_heads=2,
+        mlp_dim=64,
+        num_labels=5,
+        dropout=0.2,
+    )
+    arch = replace(arch, drop_path_rate=0.1, attention_dropout=0.1, fused_attention=False)
+    expected, all_bytes = gradients_and_kept_bytes(arch)
+    gradients, kept_bytes = gradients_and_kept_bytes(replace(arch, recompute=True, recompute_mid_layers=mid_layers))
+    assert gradients.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (gradients[name] - value).norm() <= 1e-6 * value.norm(), name
+    assert kept_bytes < all_bytes / 4
+
+
+def test_a_block_recomputed_in_halves_runs_twice_half_by_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: List[str] = []
+    for name in ("_attend", "_feed_forward"):
+        method = getattr(Block, name)
+        monkeypatch.setattr(
+            Block, name, lambda self, x, name=name, method=method: calls.append(name) or method(self, x)
+        )
+    arch = Architecture(
+        image_size=(8, 8),
+        patch_size=(4, 4),
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        num_labels=5,
+        recompute=True,
+    )
+    for mid_layers, backward in (((1,), ["_feed_forward", "_attend"]), ((), ["_attend", "_feed_forward"])):
+        model = build_model(replace(arch, recompute_mid_layers=mid_layers), seed=1).train()
+        loss = model(torch.randn(1, 3, 8, 8)).sum()
+        calls.clear()
+        loss.backward()
+        assert calls == [*backward, "_attend", "_feed_forward"]
+        model.eval()
+        calls.clear()
+        model(torch.randn(1, 3, 8, 8)).sum().backward()
+        assert calls == ["_attend", "_feed_forward"] * 2

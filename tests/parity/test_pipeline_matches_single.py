@@ -68,6 +68,13 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("label smoothing", {"label_smoothing": 0.1}),
     ("sigmoid loss", {"loss": "SigmoidCELoss"}),
     ("representation layer", {"representation_size": 12}),
+    (
+        "recomputation",
+        {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1], "hidden_dropout_prob": 0.2},
+    ),
+    ("sharded state", {"enable_rts": True, "device_iterations": 2}),
+    ("accumulator and velocity in one", {"use_combined_accum": True, "weight_decay": 0.1, "device_iterations": 2}),
+    ("layer-wise rates", {"layer_decay": 0.5}),
 ]
 
 
@@ -78,13 +85,50 @@ def test_every_rule_of_the_update_holds_in_the_pipeline(tmp_path: Any, overrides
     assert_same(pipeline_outcome(config, 4), single_outcome(config))
 
 
-@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "LAMB"])
-def test_optimisers_reach_the_same_weights_in_the_pipeline(tmp_path: Any, optimizer: str) -> None:
+# Muon makes directions that are almost 0 as large as the others, so sums over replicas in another order show.
+@pytest.mark.parametrize(("optimizer", "replicas"), [("Adam", 1), ("AdamW", 2), ("LAMB", 2), ("Muon", 1)])
+def test_optimisers_reach_the_same_weights_in_the_pipeline(tmp_path: Any, optimizer: str, replicas: int) -> None:
     # eps above the rounding noise of zero gradients, which Adam would blow up to whole updates.
-    keys = {"optimizer": optimizer, "learning_rate": 0.001, "weight_decay": 0.1, "adam_eps": 1e-3}
-    config = small_config(tmp_path, layers_per_ipu=[1, 2, 1], runtime="pipeline", **keys)
-    expected, actual = single_outcome(config), pipeline_outcome(config, 3)
+    keys = {"optimizer": optimizer, "learning_rate": 0.001, "weight_decay": 0.1, "adam_eps": 1e-3, "enable_rts": True}
+    config = small_config(tmp_path, layers_per_ipu=[1, 3], replication_factor=replicas, runtime="pipeline", **keys)
+    expected, actual = single_outcome(config), pipeline_outcome(config, 2 * replicas)
     assert_close(actual["weights"], expected["weights"])
+
+
+HALF = [
+    ("16.16", {"auto_loss_scaling": True, "first_order_type": "fp16", "recompute_checkpoint_every_layer": True}),
+    ("16.16", {"optimizer": "AdamW", "learning_rate": 1e-3, "accum_type": "fp32", "reduction_type": "sum"}),
+    ("16.32", {"auto_loss_scaling": True, "loss_scaling": 1024.0}),
+    ("bf16.16", {"use_combined_accum": True}),
+]
+
+
+@pytest.mark.parametrize(("precision", "keys"), HALF, ids=[f"{name} {' '.join(keys)}" for name, keys in HALF])
+def test_half_precision_is_the_same_to_the_last_bit_in_stages(
+    tmp_path: Any, precision: str, keys: Dict[str, Any]
+) -> None:
+    config = small_config(
+        tmp_path, layers_per_ipu=[1, 2, 1], precision=precision, runtime="pipeline", ema_decay=0.9, **keys
+    )
+    expected, actual = single_outcome(config), pipeline_outcome(config, 3)
+    for key in ("initial", "gradients", "weights", "averages"):
+        assert actual[key].keys() == expected[key].keys()
+        assert all(torch.equal(actual[key][name], value) for name, value in expected[key].items()), key
+    assert actual["scales"] == expected["scales"]
+    assert actual["figures"] == pytest.approx(expected["figures"], rel=TOLERANCE)
+
+
+def test_half_precision_in_replicas_differs_by_rounding_only(tmp_path: Any) -> None:
+    """Each process keeps a running mean of its own micro-batches, one device a single one of all."""
+    keys = {"precision": "16.16", "auto_loss_scaling": True, "first_order_type": "fp16", "replication_factor": 2}
+    config = small_config(tmp_path, layers_per_ipu=[2, 2], runtime="pipeline", enable_rts=True, **keys)
+    expected, actual = single_outcome(config), pipeline_outcome(config, 4)
+    assert actual["scales"] == expected["scales"]
+    assert actual["weights"].keys() == expected["weights"].keys()
+    for name, value in expected["weights"].items():
+        error = (actual["weights"][name].float() - value.float()).norm()
+        # A step of fp16 is at most 2^-10 of a number; each update may have taken the other neighbour.
+        assert error <= NUM_STEPS * 2**-10 * value.float().norm().clamp(min=0.1), name
 
 
 def test_bfloat16_compute_differs_by_rounding_only(tmp_path: Any) -> None:
@@ -141,10 +185,11 @@ def run_runtime(runtime: Any) -> Outcome:
     for step in range(NUM_STEPS):
         batch = host_batch(config, runtime.share, step)
         result = runtime.train_step(batch, config.learning_rate, step * config.device_iterations)
-        outcome["figures"] += [result.loss, result.accuracy, result.grad_norm]
+        outcome["figures"] += [result.loss, result.accuracy, result.grad_norm or 0.0]
+        outcome["scales"] = [*outcome.get("scales", []), result.loss_scale]
         if step == 0:
             outcome["gradients"] = parts_of(runtime.optimizer_state())
-    outcome["weights"] = parts_of(runtime.weights())
+    outcome["weights"], outcome["averages"] = parts_of(runtime.weights()), parts_of(runtime.weights(averaged=True))
     outcome["logits"] = logits_of(runtime)
     runtime.close()
     return outcome
@@ -165,10 +210,10 @@ def parts_of(parts: Dict[int, Dict[str, Tensor]]) -> Dict[str, Tensor]:
 
 def merge(outcomes: List[Outcome]) -> Outcome:
     """What all ranks hold together; figures must be the same in every rank."""
-    merged: Outcome = {"figures": outcomes[0]["figures"]}
+    merged: Outcome = {"figures": outcomes[0]["figures"], "scales": outcomes[0]["scales"]}
     for outcome in outcomes:
         assert outcome["figures"] == outcomes[0]["figures"]
-    for key in ("initial", "gradients", "weights"):
+    for key in ("initial", "gradients", "weights", "averages"):
         merged[key] = {name: value for outcome in outcomes for name, value in outcome.get(key, {}).items()}
     merged["logits"] = next(outcome["logits"] for outcome in outcomes if outcome["logits"] is not None)
     return merged

@@ -1,0 +1,95 @@
+"""Products of 16-bit numbers by widening: the numbers that a processor with instructions for them gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import machine
+from models import products
+from models.products import LayerNorm, Linear, linear
+
+HALF = [torch.float16, torch.bfloat16]
+
+
+@pytest.fixture(params=[False, True], ids=["widened", "native"])
+def multiplies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(products, "multiplies", lambda dtype, device: request.param)
+    return bool(request.param)
+
+
+def exact(x: Tensor, layer: Linear, dtype: torch.dtype) -> Any:
+    """Output and gradients in float64 from operands rounded to 16 bits."""
+    x = x.to(dtype).double().requires_grad_()
+    weight, bias = (p.detach().to(dtype).double().requires_grad_() for p in (layer.weight, layer.bias))
+    output = x @ weight.t() + bias
+    output.to(dtype).double().sin().sum().backward()
+    return output, x.grad, weight.grad, bias.grad
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("stored", ["half weights", "float32 weights under autocast"])
+def test_products_and_gradients_are_rounded_once(dtype: torch.dtype, stored: str, multiplies: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(24, 8), torch.randn(2, 5, 24)
+    expected = exact(x, layer, dtype)
+    is_half = stored == "half weights"
+    layer = layer.to(dtype) if is_half else layer
+    x = (x.to(dtype) if is_half else x).requires_grad_()
+    with torch.autocast("cpu", dtype=dtype, enabled=not is_half):
+        output = layer(x)
+    assert output.dtype == dtype
+    output.double().sin().sum().backward()
+    for actual, wanted in zip((output, x.grad, layer.weight.grad, layer.bias.grad), expected):
+        assert actual.dtype == (dtype if is_half or actual is output else torch.float32)
+        # One rounding of the result, and one of the gradient that comes in.
+        error = (actual.double() - wanted).abs() / wanted.abs().mean()
+        assert error.mean() < torch.finfo(dtype).eps
+
+
+def test_what_is_kept_for_the_backward_pass_has_16_bits() -> None:
+    layer, x = Linear(64, 64).half(), torch.randn(32, 64).half().requires_grad_()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
+        products._WidenedLinear.apply(x, layer.weight, layer.bias)
+    assert sum(sizes) == x.nbytes + layer.weight.nbytes
+
+
+def test_weights_of_16_bits_serve_inputs_of_32() -> None:
+    """The head computes in float32 in any precision."""
+    x = torch.randn(3, 8)
+    for layer in (Linear(8, 4).half(), LayerNorm(8).half()):
+        assert layer(x).dtype == torch.float32
+        torch.testing.assert_close(layer(x), layer.float()(x))
+
+
+def test_float32_products_are_torch_s_own() -> None:
+    layer, x = torch.nn.Linear(8, 4), torch.randn(3, 8)
+    assert torch.equal(linear(x, layer.weight, layer.bias), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("line", "float16", "bfloat16"),
+    [
+        ("flags\t\t: fpu avx2 f16c avx512f avx512_bf16 amx_tile", False, True),
+        ("flags\t\t: fpu avx512_fp16 amx_bf16", True, True),
+        ("flags\t\t: fpu avx2 f16c", False, False),
+        ("Features\t: fp asimd asimdhp", True, False),
+        ("Features\t: fp asimd asimdhp i8mm bf16", True, True),
+        ("processor\t: 0", True, True),  # not told: as torch has it
+    ],
+)
+def test_a_cpu_s_instructions_are_read_from_its_flags(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, line: str, float16: bool, bfloat16: bool
+) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor : 0\n{line}\n")
+    monkeypatch.setattr(machine, "CPU_FILE", str(path))
+    machine.cpu_multiplies.cache_clear()
+    try:
+        assert (machine.cpu_multiplies("float16"), machine.cpu_multiplies("bfloat16")) == (float16, bfloat16)
+    finally:
+        machine.cpu_multiplies.cache_clear()
