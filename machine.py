@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import sys
-from functools import lru_cache
 from typing import Optional
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -27,7 +26,6 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@lru_cache(maxsize=None)
 def cpu_multiplies(kind: str) -> bool:
     """Whether the CPU has instructions that multiply `float16` or `bfloat16`. True where the system does not tell."""
     try:

@@ -6,7 +6,6 @@ products of two 16-bit numbers are exact in float32, and sums are made in float3
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Optional, Tuple
 
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor, nn
 import machine
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
+# Found out once: compiled code takes it for a constant.
+_WIDENED_ON_CPU = tuple(dtype for dtype in HALF_TYPES if not machine.cpu_multiplies(str(dtype).split(".")[-1]))
 
 
 class Linear(nn.Linear):
@@ -41,10 +42,9 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
-@lru_cache(maxsize=None)
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the device multiplies matrices of this type as fast as it can: not by widening number after number."""
-    return device.type != "cpu" or dtype not in HALF_TYPES or machine.cpu_multiplies(str(dtype).split(".")[-1])
+    return device.type != "cpu" or dtype not in _WIDENED_ON_CPU
 
 
 def _autocast_type(device: torch.device) -> Optional[torch.dtype]:

@@ -26,7 +26,7 @@ class PlainOptimizer:
         if factor != 1.0:
             torch._foreach_mul_(list(gradients.values()), factor)
         for name, parameter in self._parameters.items():
-            parameter.grad = gradients.pop(name)
+            parameter.grad = gradients.pop(name, None)
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.step()
         for parameter in self._parameters.values():

@@ -88,8 +88,4 @@ def test_a_cpu_s_instructions_are_read_from_its_flags(
     path = tmp_path / "cpuinfo"
     path.write_text(f"processor : 0\n{line}\n")
     monkeypatch.setattr(machine, "CPU_FILE", str(path))
-    machine.cpu_multiplies.cache_clear()
-    try:
-        assert (machine.cpu_multiplies("float16"), machine.cpu_multiplies("bfloat16")) == (float16, bfloat16)
-    finally:
-        machine.cpu_multiplies.cache_clear()
+    assert (machine.cpu_multiplies("float16"), machine.cpu_multiplies("bfloat16")) == (float16, bfloat16)

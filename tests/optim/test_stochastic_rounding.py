@@ -16,6 +16,7 @@ from tests.optim.toy import neighbours
 HALVES = [torch.float16, torch.bfloat16]
 half_types = pytest.mark.parametrize("dtype", HALVES, ids=["fp16", "bf16"])
 MILLION = 10**6
+quick = settings(deadline=None, max_examples=60)
 # From fp16's subnormals, which end at 6e-5, to its largest numbers.
 SIZES = [1e-8, 1e-7, 1e-6, 3e-5, 6e-5, 1e-3, 1.0, 300.0, 3e4]
 BIT_PATTERNS = st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=50)
@@ -62,21 +63,21 @@ def test_one_value_becomes_each_neighbour_as_often_as_it_is_near(dtype, size, sh
 
 
 @half_types
-@settings(deadline=None)
+@quick
 @given(FLOATS)
 def test_floats_become_one_of_their_neighbours(dtype, values):
     assert_neighbours(torch.tensor(values, dtype=torch.float32), dtype)
 
 
 @half_types
-@settings(deadline=None)
+@quick
 @given(SMALL_FLOATS)
 def test_numbers_about_the_smallest_normal_one_become_one_of_their_neighbours(dtype, values):
     assert_neighbours(torch.tensor(values, dtype=torch.float32), dtype)
 
 
 @half_types
-@settings(deadline=None)
+@quick
 @given(BIT_PATTERNS)
 def test_any_bits_of_float32_become_one_of_their_neighbours(dtype, patterns):
     """Subnormals and the largest numbers among them."""
