@@ -43,7 +43,7 @@ RECIPES: Dict[str, Recipe] = {
     "SGD": Recipe(0.1, 1e-3),
     "Adam": Recipe(3e-3, 0.0),
     "AdamW": Recipe(6e-3, 0.25),
-    "LAMB": Recipe(3e-2, 0.05),
+    "LAMB": Recipe(1e-2, 0.1),
     "Lion": Recipe(6e-4, 1.5, ("--adam-betas", "0.9", "0.99")),
     "Muon": Recipe(6e-3, 0.25, ("--momentum", "0.95")),
 }

@@ -44,8 +44,11 @@ class GradientAccumulator:
         """Adds a micro-batch's gradient, which is not to be used afterwards."""
         count = self._counts.get(name, 0)
         self._counts[name] = count + 1
-        if count == 0:
-            self._totals[name] = gradient.to(self._dtype)
+        if count == 0 and gradient.dtype == self._dtype:
+            self._totals[name] = gradient
+        elif count == 0:
+            self._totals[name] = torch.empty_like(gradient, dtype=self._dtype)
+            self._rounding.write(self._totals[name], gradient, "accumulator", count, name)
         elif self._running_mean:
             mean = self._totals[name].float() * (count / (count + 1))
             mean.add_(gradient, alpha=1 / (count + 1))

@@ -69,7 +69,7 @@ class CombinedSGD:
                 self._rounding.write(weight, wide, "weight", name)
 
     def state(self) -> Dict[str, Tensor]:
-        return {f"{name}.momentum_buffer": value / self._loss_scale for name, value in self._velocity.items()}
+        return {f"{name}.momentum_buffer": value.float() / self._loss_scale for name, value in self._velocity.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, states in split_state(state).items():

@@ -2,8 +2,8 @@
 
 Automatic: gradients are counted below and above an edge (an eighth of fp16's largest number). If the share above it exceeds a
 threshold, the factor halves for the next weight update, else it doubles. Unlike torch's GradScaler it has no bounds and no
-growth interval. Approximated is which gradients are counted: those of the weights and of the linear layers' outputs here,
-the fp16 outputs of every operation of the backward pass on the IPU.
+growth interval. Approximated is which gradients are counted: those of the weights and of the outputs of the blocks' linear layers
+(without the last block's qkv) here, the fp16 outputs of every operation of the backward pass on the IPU.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class LossScale:
         """Halves or doubles, after an update in which so many numbers lay below the edge, and at or above it."""
         share = self.threshold / (1.0 - self.threshold) if self.threshold < 1.0 else float("inf")
         limit = share * below if below else 0.0  # infinity times 0 is no number
-        self.factor *= 0.5 if above > limit else 2.0
+        # The range of float32, in which PopART keeps it: beyond, no halving would lead back.
+        self.factor = min(max(self.factor * (0.5 if above > limit else 2.0), 2.0**-126), 2.0**127)
         if self.cap and self.scale > self.cap:
             self.factor = self.cap / self.base
 

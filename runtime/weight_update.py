@@ -62,7 +62,6 @@ class WeightUpdate:
         if config.auto_loss_scaling:
             self._counter = GradientCounter(self.loss_scale.edge, next(iter(self.parameters.values())).device)
             self._counter.watch_outputs(module for model in models for module in model.modules())
-            self._counted = {name for name in self.parameters if _is_half_gradient(name, precision.weights)}
         is_sharded = config.enable_rts and groups > 1 and not config.combines_accumulators
         self._owners = split_over_replicas(self.parameters, groups) if is_sharded else None
         own = self.parameters
@@ -89,7 +88,7 @@ class WeightUpdate:
             self._catcher.collect()
 
     def _fold(self, name: str, gradient: Tensor) -> None:
-        if self._counter is not None and name in self._counted:
+        if self._counter is not None:  # all of them: each goes into an accumulator of 16 bits
             self._counter.count(gradient)
         assert self._accumulation.fold is not None
         self._accumulation.fold(name, gradient)
@@ -97,7 +96,10 @@ class WeightUpdate:
     @torch.no_grad()
     def apply(self, learning_rate: float) -> None:
         """One update from the gradients, which are used up. What is not finite is left out and counted in `skipped`."""
-        gradients = self._accumulation.take()
+        taken = self._accumulation.take()
+        gradients = {
+            name: taken[name] for name in self.parameters if name in taken
+        }  # in the same order in all replicas
         reduce_over_replicas(gradients, self._peers, self._rounding)
         self.used_scale = self.loss_scale.scale
         factor = 1.0 / (self.used_scale * self._accumulation.total_divisor)
@@ -122,7 +124,7 @@ class WeightUpdate:
         if all(tensor.dtype == torch.float32 for tensor in tensors):
             norms = list(torch._foreach_norm(tensors))
         else:  # a norm may be too large for the type of its numbers
-            norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
+            norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
         return math.sqrt(float(self._peers.sum_over_stages(torch.stack(norms).double().square().sum())))
 
     def _clipping(self, norm: float) -> float:
@@ -185,10 +187,3 @@ class WeightUpdate:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Puts back what concerns this process."""
         self._stepper.load_state(state)
-
-
-def _is_half_gradient(name: str, weights: torch.dtype) -> bool:
-    """Whether a weight's gradient is computed in 16 bits: all of them where weights have 16, else those of the products."""
-    if weights != torch.float32:
-        return True
-    return name.startswith(("blocks.", "patch_embed.")) and ".norm" not in name

@@ -42,13 +42,6 @@ CASES = [
 ]
 
 
-class Float64Update(WeightUpdate):
-    """For float64 weights, which no precision has: the norm of their gradients is that of float32 ones, as the app's is."""
-
-    def _norm(self, gradients):
-        return super()._norm({name: gradient.float() for name, gradient in gradients.items()})
-
-
 def config_of(tmp_path, keys):
     return small_config(tmp_path, **{"gradient_accumulation": 1, **keys})
 
@@ -71,7 +64,7 @@ def reduced(config, micro_batches):
 def test_ten_updates_follow_the_formula(tmp_path, keys):
     config = config_of(tmp_path, keys)
     weights, states = drawn(0), {name: {} for name in SHAPES}
-    update = Float64Update(config, [toy_model(weights)])
+    update = WeightUpdate(config, [toy_model(weights)])
     for number, rate in enumerate(RATES):
         micro_batches = micro_batches_of(config, number)
         weight_update(update, number, rate, micro_batches)
@@ -95,7 +88,7 @@ def test_ten_updates_are_those_of_torch_on_the_mean_gradient(tmp_path, name, dec
     own = {"momentum": 0.9} if name == "SGD" else {"betas": (0.9, 0.95), "eps": 1e-6}
     keys = {"optimizer": name, "gradient_accumulation": 4, "weight_decay": decay, **ADAM}
     config = config_of(tmp_path, keys)
-    update = Float64Update(config, [toy_model(drawn(0))])
+    update = WeightUpdate(config, [toy_model(drawn(0))])
     peer = dict(toy_model(drawn(0)).named_parameters())
     groups = [
         {"params": [p for p in peer.values() if p.dim() > 1], "weight_decay": decay},
@@ -116,7 +109,7 @@ def test_ten_updates_are_those_of_torch_on_the_mean_gradient(tmp_path, name, dec
 
 def one_update(config, weights, gradient, rate=0.1):
     """How far one update moves the weights."""
-    update = Float64Update(config, [toy_model(weights)])
+    update = WeightUpdate(config, [toy_model(weights)])
     weight_update(update, 0, rate, [gradient])
     return {name: update.parameters[name].detach().numpy() - weight for name, weight in weights.items()}
 
