@@ -42,7 +42,8 @@ def round_stochastically(target: Tensor, values: Tensor, key: Tuple[Union[int, s
     """Writes float32 `values` into `target` (fp16 or bf16, the same shape, contiguous) with random bits drawn by `key`.
 
     Each value becomes one of its two neighbours, the nearer one with the larger probability; values that 16 bits can hold,
-    infinities and NaNs stay what they are (of -0.0 fp16 makes 0.0). Exact to 2^-13 of the distance of the neighbours for fp16 and 2^-16 for bf16.
+    infinities and NaNs stay what they are (of -0.0 fp16 makes 0.0). Exact to 2^-13 of the distance of the neighbours for fp16
+    and 2^-16 for bf16.
     """
     generator = torch.Generator(device=values.device).manual_seed(derive_seed(*key))
     for into, part in zip(target.view(-1).split(_CHUNK), values.reshape(-1).split(_CHUNK)):
