@@ -49,6 +49,7 @@ class WeightUpdate:
         self.nonfinite: List[str] = []  # parameters of all processes whose gradients were not finite, the last time
         self.average: Optional[WeightAverage] = None
         self._counter: Optional[GradientCounter] = None
+        self._owners: Optional[Dict[str, int]] = None  # which replica group keeps the state of each parameter
         if config.trains:
             self._build(models)
 
@@ -97,9 +98,8 @@ class WeightUpdate:
     def apply(self, learning_rate: float) -> None:
         """One update from the gradients, which are used up. What is not finite is left out and counted in `skipped`."""
         taken = self._accumulation.take()
-        gradients = {
-            name: taken[name] for name in self.parameters if name in taken
-        }  # in the same order in all replicas
+        # In the same order in all replicas, whichever gradient came first.
+        gradients = {name: taken[name] for name in self.parameters if name in taken}
         reduce_over_replicas(gradients, self._peers, self._rounding)
         self.used_scale = self.loss_scale.scale
         factor = 1.0 / (self.used_scale * self._accumulation.total_divisor)

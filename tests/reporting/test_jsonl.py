@@ -37,6 +37,7 @@ def test_a_step_is_an_object_with_every_field(step_record, tmp_path):
         "step_seconds": 0.123,
         "data_wait_seconds": 0.0015,
         "grad_norm": 2.5,
+        "loss_scale": 1.0,
         "warming_up": False,
     }
 
