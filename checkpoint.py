@@ -37,6 +37,7 @@ class Progress:
     best_step: Optional[int] = None
     validated_step: Optional[int] = None  # the newest step that was validated
     loss_scale_factor: float = 1.0  # of automatic loss scaling
+    optimizer: str = ""  # whose state is saved
     class_names: Tuple[str, ...] = ()  # of the data set, by label; empty where it has none
     data: str = ""  # fingerprint of the training set
 
@@ -167,6 +168,7 @@ def read_progress(step_folder: Path) -> Progress:
         details = {
             "data": "",
             "loss_scale_factor": 1.0,
+            "optimizer": "",
             **details,
             "class_names": tuple(details.get("class_names", ())),
         }

@@ -253,7 +253,7 @@ class Config(BaseModel):
     rebatched_worker_size: Optional[int] = ipu(None, "images that a PopTorch loader worker delivers at once", gt=0)
 
     optimizer: Literal["SGD", "Adam", "AdamW", "LAMB", "Lion", "Muon"] = key(
-        "SGD", OPTIMISER, "Adam's weight decay is L2, the others' but SGD's is not"
+        "SGD", OPTIMISER, "weight decay is L2 in SGD and Adam, decoupled in the others"
     )
     learning_rate: Optional[float] = key(None, OPTIMISER, "peak learning rate", gt=0)
     lr_schedule: Literal["constant", "linear", "cosine"] = key(
@@ -314,7 +314,9 @@ class Config(BaseModel):
     accum_type: Half = key(
         "fp16", OPTIMISER, "of gradient accumulators (fp16: the precision's 16 bits)", when=_stores_16_bits
     )
-    first_order_type: Half = key("fp32", OPTIMISER, "of momentum", when=_stores_16_bits)
+    first_order_type: Half = key(
+        "fp32", OPTIMISER, "of momentum", when=lambda c, r: c.stores_16_bits and not c.combines_accumulators
+    )
     second_order_type: Half = key(
         "fp32",
         OPTIMISER,

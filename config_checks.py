@@ -147,7 +147,6 @@ def _in_the_precision(config: Config) -> Iterator[Mismatch]:
 
 def _in_the_loss_scaling(config: Config) -> Iterator[Mismatch]:
     """The public app asks for these: gradients of other kinds tell nothing of fp16's range, or are changed by the scale."""
-    remedy = "Give it, or auto_loss_scaling = false."
     if config.precision not in ("16.16", "16.32"):
         yield Mismatch(
             ("auto_loss_scaling", "precision"),
@@ -158,13 +157,13 @@ def _in_the_loss_scaling(config: Config) -> Iterator[Mismatch]:
         yield Mismatch(
             ("auto_loss_scaling", "reduction_type"),
             f"auto_loss_scaling needs reduction_type = mean, not {config.reduction_type}: a sum in fp16 would overflow.",
-            remedy,
+            "Give reduction_type = mean, or auto_loss_scaling = false.",
         )
     elif config.accum_type != "fp16":
         yield Mismatch(
             ("auto_loss_scaling", "accum_type"),
             f"auto_loss_scaling needs accum_type = fp16, not {config.accum_type}: it is for gradients kept in 16 bits.",
-            remedy,
+            "Give accum_type = fp16, or auto_loss_scaling = false.",
         )
     if config.als_cap and config.als_cap < config.loss_scaling:
         yield Mismatch(

@@ -122,15 +122,17 @@ def _folder_and_progress(
     """A resumed run's folder and state, or a new folder and the starting weights."""
     if config.resume_training_from_checkpoint:
         step_folder = Path(runtime.from_main(str(checkpoint.find_run_to_resume(config)) if runtime.is_main else None))
-        progress = checkpoint.restore(step_folder, runtime)
+        progress = checkpoint.read_progress(step_folder)
         _check_same_steps(progress, train, config, step_folder)
         _check_same_data(progress, data, step_folder)
+        _check_same_optimizer(progress, config, step_folder)
+        progress = checkpoint.restore(step_folder, runtime)
         if runtime.is_main:
             checkpoint.write_config(step_folder.parent, config)
         notes.append(f"resumed after step {progress.step} from {step_folder}")
         return step_folder.parent, progress
     folder = runtime.from_main(checkpoint.new_run_folder(config) if runtime.is_main else None)
-    return folder, Progress(0, train.steps_per_epoch, config.samples_per_step)
+    return folder, Progress(0, train.steps_per_epoch, config.samples_per_step, optimizer=config.optimizer)
 
 
 def _check_same_steps(progress: Progress, train: TrainLoader, config: Config, step_folder: Path) -> None:
@@ -148,6 +150,14 @@ def _check_same_data(progress: Progress, data: str, step_folder: Path) -> None:
         raise UserError(
             f"{step_folder} was trained on other data: {progress.data.split()[0]} images then, {data.split()[0]} now, or other "
             "labels.\n       Go on with the data that it began with, or start anew from it with --pretrained-checkpoint."
+        )
+
+
+def _check_same_optimizer(progress: Progress, config: Config, step_folder: Path) -> None:
+    if progress.optimizer and progress.optimizer != config.optimizer:
+        raise UserError(
+            f"{step_folder} holds the state of {progress.optimizer}, but optimizer = {config.optimizer}.\n"
+            "       Go on with the optimiser that it began with, or start anew from it with --pretrained-checkpoint."
         )
 
 

@@ -241,11 +241,14 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
     if run.folder is not None:
         folder = checkpoint.save(run.folder, run.runtime, run.progress)
         saved = f" The weights before it are in {folder}."
-    whose = result.nonfinite or ("the gradient's norm" if math.isfinite(result.loss) else "the loss")
+    whose = result.nonfinite or "the loss"
+    others = ", set max_grad_norm, or leave such updates out with --on-nonfinite skip"
+    if run.config.combines_accumulators:  # which does neither
+        others = ", or give --use-combined-accum false"
     last = f"The last finite values: {run.last_finite}." if run.last_finite else "No step before it was finite."
     raise UserError(
         f"step {step}: {whose} is not finite (loss {result.loss:.4g}, loss scale {result.loss_scale:g}). {last}{saved}\n"
-        "       Lower learning_rate or loss_scaling, set max_grad_norm, or leave such updates out with --on-nonfinite skip."
+        f"       Lower learning_rate or loss_scaling{others}."
     )
 
 

@@ -27,10 +27,13 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's layer norm, whose statistics are float32 in any precision, over weights of another type, too."""
+    """torch's layer norm, in float32 in any precision, over weights of another type, too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+        # Of 16-bit tensors torch adds the weights' gradients up in 16 bits on CPUs: in bfloat16 most of them is lost.
+        wide = x.float() if x.dtype in HALF_TYPES and x.device.type == "cpu" else x
+        weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
+        return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:

@@ -33,10 +33,11 @@ class AutogradAccumulator:
 
 
 class GradientAccumulator:
-    """The sum or the running mean of each parameter's gradients, in `dtype`."""
+    """The sum or the running mean of each parameter's gradients, in `dtype`; each replica group draws its own roundings."""
 
-    def __init__(self, dtype: torch.dtype, running_mean: bool, rounding: Rounding) -> None:
+    def __init__(self, dtype: torch.dtype, running_mean: bool, rounding: Rounding, replica_group: int = 0) -> None:
         self._dtype, self._running_mean, self._rounding = dtype, running_mean, rounding
+        self._replica_group = replica_group
         self._totals: Dict[str, Tensor] = {}
         self._counts: Dict[str, int] = {}
 
@@ -48,15 +49,18 @@ class GradientAccumulator:
             self._totals[name] = gradient
         elif count == 0:
             self._totals[name] = torch.empty_like(gradient, dtype=self._dtype)
-            self._rounding.write(self._totals[name], gradient, "accumulator", count, name)
+            self._write(name, gradient, count)
         elif self._running_mean:
             mean = self._totals[name].float() * (count / (count + 1))
             mean.add_(gradient, alpha=1 / (count + 1))
-            self._rounding.write(self._totals[name], mean, "accumulator", count, name)
+            self._write(name, mean, count)
         elif self._dtype == torch.float32:
             self._totals[name].add_(gradient)
         else:
-            self._rounding.write(self._totals[name], self._totals[name].float().add_(gradient), "sum", count, name)
+            self._write(name, self._totals[name].float().add_(gradient), count)
+
+    def _write(self, name: str, values: Tensor, count: int) -> None:
+        self._rounding.write(self._totals[name], values, "accumulator", self._replica_group, count, name)
 
     def take(self) -> Dict[str, Tensor]:
         """The totals by parameter name; the next weight update starts without."""

@@ -32,11 +32,12 @@ class CombinedSGD:
         share: float,
         dtype: torch.dtype,
         rounding: Rounding,
+        replica_group: int = 0,
     ) -> None:
         self._parameters, self._decay, self._lr_scale = parameters, weight_decay, lr_scale
         self._momentum, self._loss_scale = momentum, loss_scale
         self._gradient_factor, self._share = gradient_factor, share
-        self._dtype, self._rounding = dtype, rounding
+        self._dtype, self._rounding, self._replica_group = dtype, rounding, replica_group
         self._velocity: Dict[str, Tensor] = {}
         self._counts: Dict[str, int] = {}
 
@@ -53,7 +54,7 @@ class CombinedSGD:
             wide.add_(weight, alpha=self._decay[name] * self._loss_scale * self._share)
         wide.add_(gradient, alpha=self._gradient_factor)
         if wide is not self._velocity[name]:  # it is where the velocity is float32
-            self._rounding.write(self._velocity[name], wide, "velocity", count, name)
+            self._rounding.write(self._velocity[name], wide, "velocity", self._replica_group, count, name)
 
     def take(self) -> Dict[str, Tensor]:
         """The velocities themselves, for reduction over replicas."""
@@ -69,7 +70,9 @@ class CombinedSGD:
                 self._rounding.write(weight, wide, "weight", name)
 
     def state(self) -> Dict[str, Tensor]:
-        return {f"{name}.momentum_buffer": value.float() / self._loss_scale for name, value in self._velocity.items()}
+        """The velocities without the loss scale; where one has overflowed nothing leads on, so it begins anew with 0."""
+        wide = {name: value.float() / self._loss_scale for name, value in self._velocity.items()}
+        return {f"{name}.momentum_buffer": torch.nan_to_num(value, 0.0, 0.0, 0.0) for name, value in wide.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         for name, states in split_state(state).items():

@@ -30,9 +30,8 @@ class WeightAverage:
     def update(self, weight_update: int) -> None:
         """Takes the weights in, after weight update number `weight_update` (from 0)."""
         decay = min(self._decay, (1 + weight_update) / (10 + weight_update))
-        averages = list(self.values.values())
-        weights = [value.detach().float() for value in self._parameters.values()]
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        for name, average in self.values.items():  # one by one: 16-bit weights are widened for it
+            average.lerp_(self._parameters[name].detach().float(), 1.0 - decay)
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:

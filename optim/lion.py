@@ -32,7 +32,8 @@ class Lion(torch.optim.Optimizer):
             momenta = [self.state[weight]["exp_avg"] for weight in weights]
             beta1, beta2 = group["betas"]
             updates = torch._foreach_lerp(momenta, gradients, 1.0 - beta1)
-            torch._foreach_sign_(updates)
+            for update in updates:  # torch._foreach_sign_ is newer than the oldest torch that this serves
+                update.sign_()
             torch._foreach_lerp_(momenta, gradients, 1.0 - beta2)
             torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(weights, updates, alpha=-group["lr"])

@@ -46,7 +46,7 @@ class PlainOptimizer:
         by_parameter = split_state(state)
         for name, parameter in self._parameters.items():
             self.optimizer.state[parameter] = {
-                key: on_its_device(self.optimizer, parameter, value, value.dtype)
+                key: on_its_device(self.optimizer, parameter, value, parameter.dtype if value.dim() else value.dtype)
                 for key, value in by_parameter.get(name, {}).items()
             }
 

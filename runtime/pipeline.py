@@ -106,6 +106,8 @@ class PipelineRuntime:
             config.gradient_accumulation * placement.folded_replicas
         )  # that this process sees an update
         self.notes = [note for note in (placement.folding(), *precision_notes(config, self.device)) if note]
+        if config.enable_rts and placement.replication_factor > 1 == placement.replica_groups:
+            self.notes.append("enable_rts: all replicas run on one group of processes, so there is no state to share")
         arch = architecture_of(config)
         self.models = {
             part.index: build_model(arch, config.random_seed, part).to(self.device, self.precision.weights)

@@ -18,13 +18,15 @@ from runtime.peers import Peers
 MESSAGE = 2**24  # numbers that are sent at once: what is needed beside the gradients stays small
 
 
-def reduce_over_replicas(gradients: Mapping[str, Tensor], peers: Peers, rounding: Rounding) -> None:
-    """Sums gradients in float32 over the processes that hold the same parameters, in place."""
+def reduce_over_replicas(gradients: Mapping[str, Tensor], peers: Peers, rounding: Rounding, divisor: float) -> None:
+    """Sums gradients in float32 over the processes that hold the same parameters, and divides them, in place."""
     if peers.num_replica_groups == 1:
         return
     for names in in_groups(gradients, MESSAGE):
         flat = torch.cat([gradients[name].flatten().float() for name in names])
         peers.sum_over_replicas(flat)
+        if divisor != 1.0:
+            flat.div_(divisor)
         for name, part in zip(names, flat.split([gradients[name].numel() for name in names])):
             rounding.write(gradients[name], part.view_as(gradients[name]), "replicas", name)
 

@@ -15,6 +15,7 @@ from optim.plain import PlainOptimizer
 from optim.rounded import FIRST_ORDER, SECOND_ORDER, RoundedOptimizer
 from optim.stochastic_rounding import Rounding
 from optimization import build_optimizer, learning_rate_scale, weight_decay_of
+from runtime.peers import Peers
 from runtime.precision import Precision
 
 if TYPE_CHECKING:
@@ -33,25 +34,30 @@ class Accumulation:
     take: Callable[[], Dict[str, Tensor]]
     fold: Optional[Fold]  # for a micro-batch's gradients; None: autograd adds them up
     seed_divisor: float = 1.0
+    replica_divisor: float = 1.0  # when replicas are added up
     total_divisor: float = 1.0
     combined: Optional[CombinedSGD] = None  # where the accumulator is also the optimiser
 
 
 def accumulation_of(
-    config: Config, precision: Precision, parameters: Mapping[str, nn.Parameter], groups: int, rounding: Rounding
+    config: Config, precision: Precision, parameters: Mapping[str, nn.Parameter], peers: Peers, rounding: Rounding
 ) -> Accumulation:
-    """For one process of `groups` that work on replicas of the same parameters."""
+    """For one of the processes that work on replicas of the same parameters."""
     is_mean = config.reduction_type == "mean"
     micro_batches = float(config.gradient_accumulation * config.replication_factor) if is_mean else 1.0
     if config.combines_accumulators:
-        combined = _combined_sgd(config, precision.accumulators, parameters, groups, 1.0 / micro_batches, rounding)
+        combined = _combined_sgd(config, precision.accumulators, parameters, peers, 1.0 / micro_batches, rounding)
         return Accumulation(combined.take, combined.fold, combined=combined)
     if precision.is_plain:
-        return Accumulation(AutogradAccumulator(parameters).take, None, seed_divisor=micro_batches)
+        take = AutogradAccumulator(parameters).take
+        if precision.compute == torch.float16:
+            return Accumulation(take, None, total_divisor=micro_batches)
+        return Accumulation(take, None, seed_divisor=micro_batches)
     running_mean = is_mean and precision.accumulators != torch.float32
-    accumulator = GradientAccumulator(precision.accumulators, running_mean, rounding)
-    divisor = float(groups) if running_mean else micro_batches
-    return Accumulation(accumulator.take, accumulator.fold, total_divisor=divisor)
+    accumulator = GradientAccumulator(precision.accumulators, running_mean, rounding, peers.replica_group)
+    if running_mean:
+        return Accumulation(accumulator.take, accumulator.fold, replica_divisor=float(peers.num_replica_groups))
+    return Accumulation(accumulator.take, accumulator.fold, total_divisor=micro_batches)
 
 
 def stepper_of(
@@ -75,7 +81,7 @@ def _combined_sgd(
     config: Config,
     dtype: torch.dtype,
     parameters: Mapping[str, nn.Parameter],
-    groups: int,
+    peers: Peers,
     gradient_factor: float,
     rounding: Rounding,
 ) -> CombinedSGD:
@@ -86,7 +92,8 @@ def _combined_sgd(
         momentum=config.momentum,
         loss_scale=config.loss_scaling,
         gradient_factor=gradient_factor,
-        share=1.0 / groups,
+        share=1.0 / peers.num_replica_groups,
         dtype=dtype,
         rounding=rounding,
+        replica_group=peers.replica_group,
     )

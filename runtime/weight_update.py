@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from config import Config
 
 
+SMALLEST_SCALE = 2.0**-14  # below, what has overflowed is no matter of the scale
+
+
 class WeightUpdate:
     """Turns the gradients of some named parameters into optimiser steps.
 
@@ -56,7 +59,7 @@ class WeightUpdate:
     def _build(self, models: Sequence[nn.Module]) -> None:
         config, precision, groups = self.config, precision_of(self.config), self._peers.num_replica_groups
         self._rounding = Rounding(config.stochastic_rounding, config.random_seed)
-        self._accumulation = accumulation_of(config, precision, self.parameters, groups, self._rounding)
+        self._accumulation = accumulation_of(config, precision, self.parameters, self._peers, self._rounding)
         self._catcher: Optional[GradientCatcher] = None
         if self._accumulation.fold is not None:
             self._catcher = GradientCatcher(self.parameters, self._fold)
@@ -100,7 +103,7 @@ class WeightUpdate:
         taken = self._accumulation.take()
         # In the same order in all replicas, whichever gradient came first.
         gradients = {name: taken[name] for name in self.parameters if name in taken}
-        reduce_over_replicas(gradients, self._peers, self._rounding)
+        reduce_over_replicas(gradients, self._peers, self._rounding, self._accumulation.replica_divisor)
         self.used_scale = self.loss_scale.scale
         factor = 1.0 / (self.used_scale * self._accumulation.total_divisor)
         norm = self._norm(gradients) * factor
@@ -141,10 +144,10 @@ class WeightUpdate:
         self.loss_scale.adjust(below, above)
 
     def _stops_for(self, scale: float) -> bool:
-        """Whether a gradient that is not finite ends the run. Not if an automatic scale above 1 may be why: it halves now."""
+        """Whether a gradient that is not finite ends the run. Not while an automatic scale may be why: it will halve."""
         if self.config.on_nonfinite != "stop":
             return False
-        return not (self.loss_scale.automatic and 1.0 < scale < math.inf)
+        return not (self.loss_scale.automatic and SMALLEST_SCALE < scale < math.inf)
 
     def _name_nonfinite(self, gradients: Mapping[str, Tensor]) -> None:
         own = [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())]

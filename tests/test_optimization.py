@@ -14,7 +14,9 @@ from optim.plain import PlainOptimizer
 from optim.schedules import learning_rate_at
 from optimization import build_optimizer, learning_rate_of, parameter_groups
 from placement import place_single
+from runtime.peers import Peers
 from runtime.single import SingleRuntime
+from runtime.weight_update import WeightUpdate
 from tests.small import host_batch, small_config
 
 STEPS = 10
@@ -136,6 +138,35 @@ def test_clipping_bounds_the_update_to_the_norm(tmp_path: Any) -> None:
     moved = math.sqrt(sum(float((value - before[name]).square().sum()) for name, value in runtime.weights()[0].items()))
     assert result.grad_norm > 0.25
     assert moved == pytest.approx(0.25, rel=1e-4)
+
+
+class Twins(Peers):
+    """Two replica groups whose gradients are the same."""
+
+    num_replica_groups = 2
+
+    def sum_over_replicas(self, value: torch.Tensor) -> None:
+        value.mul_(2)
+
+
+def test_means_of_replicas_do_not_leave_the_range_of_16_bits(tmp_path: Any) -> None:
+    """Added up in fp16 before they are divided, these would overflow."""
+    config = small_config(tmp_path, precision="16.16", gradient_accumulation=1, replication_factor=2)
+    model = nn.Linear(4, 4).half()
+    update = WeightUpdate(config, [model], Twins())
+    update.begin(0)
+    (sum(p.sum() for p in model.parameters()).float() * 40000.0).backward()
+    update.collect()
+    update.apply(1e-6)
+    assert update.skipped == 0
+    assert update.grad_norm == pytest.approx(40000.0 * math.sqrt(20))
+
+
+def test_float32_accumulation_of_fp16_products_divides_after_the_backward_pass(tmp_path: Any) -> None:
+    """Divided before, small gradients would be lost in fp16."""
+    for precision, seed in (("16.32", 1.0), ("32.32", 0.25), ("bf16.32", 0.25)):
+        config = small_config(tmp_path, precision=precision, accum_type="fp32")
+        assert WeightUpdate(config, [nn.Linear(4, 4)]).seed == seed
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Any) -> None:

@@ -118,6 +118,17 @@ def test_an_overflow_of_the_automatic_scale_costs_one_update_and_is_said(tmp_pat
     assert 1 <= len(notes) < 30
 
 
+def test_a_resume_with_another_optimiser_is_refused(tmp_path: Any) -> None:
+    folder = str(tmp_path / "run")
+    run, _ = tiny_run(tmp_path, optimizer="AdamW", learning_rate=1e-3, checkpoint_output_dir=folder)
+    assert fit(run) == 0
+    resume = {"checkpoint_output_dir": folder, "resume_training_from_checkpoint": True, "training_steps": 4}
+    with pytest.raises(UserError, match="holds the state of AdamW, but optimizer = Muon"):
+        tiny_run(tmp_path, optimizer="Muon", **resume)
+    run, _ = tiny_run(tmp_path, optimizer="AdamW", learning_rate=1e-3, precision="16.16", **resume)
+    assert fit(run) == 0
+
+
 def test_reporters_are_closed_after_an_error_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run, listener = tiny_run(tmp_path)
     monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: float("inf"))

@@ -89,3 +89,12 @@ def test_a_cpu_s_instructions_are_read_from_its_flags(
     path.write_text(f"processor : 0\n{line}\n")
     monkeypatch.setattr(machine, "CPU_FILE", str(path))
     assert (machine.cpu_multiplies("float16"), machine.cpu_multiplies("bfloat16")) == (float16, bfloat16)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_layer_norm_adds_its_weights_gradients_up_over_many_rows(dtype: torch.dtype) -> None:
+    """Summed in 16 bits most of them would be lost."""
+    layer, x = LayerNorm(8).to(dtype), torch.randn(20_000, 8).to(dtype)
+    layer(x).backward(torch.ones(20_000, 8, dtype=dtype))
+    assert layer.bias.grad is not None
+    torch.testing.assert_close(layer.bias.grad.float(), torch.full((8,), 20_000.0), rtol=0.005, atol=0.0)

@@ -115,8 +115,9 @@ def test_one_overflow_among_the_micro_batches_is_enough(tmp_path):
     ("keys", "must_stop"),
     [
         ({"loss_scaling": 2.0}, False),  # the scale may be why, and halves
-        ({"loss_scaling": 1.0}, True),
-        ({"loss_scaling": 0.5}, True),
+        ({"loss_scaling": 2.0**-13}, False),
+        ({"loss_scaling": 2.0**-14}, True),
+        ({"loss_scaling": 2.0**-15}, True),
         ({"loss_scaling": 1.0, "on_nonfinite": "skip"}, False),
         ({"loss_scaling": 16.0, "auto_loss_scaling": False}, True),
         ({"loss_scaling": 16.0, "auto_loss_scaling": False, "on_nonfinite": "skip"}, False),
@@ -131,13 +132,13 @@ def test_a_run_stops_for_what_no_smaller_scale_can_help(tmp_path, keys, must_sto
     assert all(torch.equal(weight, before[name]) for name, weight in weights_of(update).items())
 
 
-def test_a_nan_in_the_weights_stops_the_run_after_the_scale_has_come_down_to_1(tmp_path):
-    update = half_update(tmp_path, loss_scaling=8.0)
+def test_a_nan_in_the_weights_stops_the_run_after_the_scale_has_come_down(tmp_path):
+    update = half_update(tmp_path, loss_scaling=2.0**-11)
     stops = []
     for number in range(4):
         weight_update(update, number, 0.1, [constant(math.nan)])
         stops.append((update.used_scale, update.must_stop))
-    assert stops == [(8.0, False), (4.0, False), (2.0, False), (1.0, True)]
+    assert stops == [(2.0**-11, False), (2.0**-12, False), (2.0**-13, False), (2.0**-14, True)]
 
 
 @pytest.mark.parametrize("name", sorted(SHAPES))
