@@ -40,7 +40,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES: Dict[str, Recipe] = {
-    "SGD": Recipe(0.1, 1e-3),
+    "SGD": Recipe(0.03, 1e-3),
     "Adam": Recipe(3e-3, 0.0),
     "AdamW": Recipe(6e-3, 0.25),
     "LAMB": Recipe(1e-2, 0.1),
