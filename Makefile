@@ -27,7 +27,7 @@ train: setup ## train a ViT on handwritten digits through four pipeline stages
 	@$(RUN) pretrain.py --config digits $(ARGS)
 
 test: setup-dev ## run all tests
-	@$(RUN) -m pytest -q --durations=10 $(ARGS)
+	@$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist worksteal --durations=10 $(ARGS)
 
 test-fast: setup-dev ## run the tests that take less than a minute together
 	@$(RUN) -m pytest -q --durations=5 -m "not slow" $(ARGS)
