@@ -14,7 +14,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 import torch
 
@@ -24,6 +24,7 @@ from weights.tensor_files import open_indexed, sync_path, write_index, write_par
 if TYPE_CHECKING:
     from config import Config
     from runtime.base import Runtime
+    from weights.card import ModelCard
 
 
 @dataclass
@@ -38,7 +39,6 @@ class Progress:
     validated_step: Optional[int] = None  # the newest step that was validated
     loss_scale_factor: float = 1.0  # of automatic loss scaling
     optimizer: str = ""  # whose state is saved
-    class_names: Tuple[str, ...] = ()  # of the data set, by label; empty where it has none
     data: str = ""  # fingerprint of the training set
 
 
@@ -93,7 +93,7 @@ def saved_steps(run_folder: Path) -> List[Path]:
     return sorted(steps, key=lambda path: int(path.name[len("step_") :]))
 
 
-def save(run_folder: Path, runtime: Runtime, progress: Progress, is_best: bool = False) -> Path:
+def save(run_folder: Path, runtime: Runtime, progress: Progress, card: ModelCard, is_best: bool = False) -> Path:
     """Saves a step: every process writes its own parts, then the main one makes the folder appear by renaming it."""
     folder = run_folder / f"step_{progress.step}"
     if not runtime.from_main(folder.exists()):
@@ -113,7 +113,7 @@ def save(run_folder: Path, runtime: Runtime, progress: Progress, is_best: bool =
                 write_part(partial, stem, part, count, tensors)
         runtime.barrier()
         if runtime.is_main:
-            _complete(partial, folder, num_parts, progress)
+            _complete(partial, folder, num_parts, progress, card)
     if runtime.is_main:
         _link(run_folder / "latest", folder.name)
         if is_best:
@@ -122,10 +122,10 @@ def save(run_folder: Path, runtime: Runtime, progress: Progress, is_best: bool =
     return folder
 
 
-def _complete(partial: Path, folder: Path, num_parts: Dict[str, int], progress: Progress) -> None:
+def _complete(partial: Path, folder: Path, num_parts: Dict[str, int], progress: Progress, card: ModelCard) -> None:
     for stem, count in num_parts.items():
         write_index(partial, stem, count)
-    details = {**asdict(progress), "torch": torch.__version__, "num_parts": num_parts["model"]}
+    details = {**asdict(progress), "model": card.to_json(), "torch": torch.__version__}
     (partial / "run.json").write_text(json.dumps(details, indent=1) + "\n")
     sync_path(partial / "run.json")
     sync_path(partial)
@@ -165,13 +165,6 @@ def restore(step_folder: Path, runtime: Runtime) -> Progress:
 def read_progress(step_folder: Path) -> Progress:
     try:
         details: Dict[str, Any] = json.loads((step_folder / "run.json").read_text())
-        details = {
-            "data": "",
-            "loss_scale_factor": 1.0,
-            "optimizer": "",
-            **details,
-            "class_names": tuple(details.get("class_names", ())),
-        }
         return Progress(**{name: details[name] for name in asdict(Progress())})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{step_folder / 'run.json'} is missing or damaged ({error}). Use another step.") from error

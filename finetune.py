@@ -28,14 +28,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     from run_setup import prepare_run
     from training import fit
-    from weights.pretrained import class_notes, find_pretrained, load_pretrained
+    from weights.pretrained import class_notes, load_pretrained, open_pretrained
 
     starts_from_weights = bool(config.pretrained_checkpoint) and not config.resume_training_from_checkpoint
-    if starts_from_weights:
-        find_pretrained(config)  # before a run folder is made for nothing
+    saved = open_pretrained(config) if starts_from_weights else None  # before a run folder is made for nothing
     run = prepare_run(config, placement)
-    if starts_from_weights:
-        run.note(*load_pretrained(config, run.runtime), *class_notes(config, run.progress.class_names))
+    if saved is not None:
+        run.note(*load_pretrained(saved, config, run.runtime), *class_notes(saved, run.card.class_names))
     code = fit(run)
     run.runtime.close()
     return code

@@ -20,6 +20,7 @@ from errors import UserError
 from reporting.build import build_reporters
 from runtime.build import build_runtime
 from training import Run, number_of_steps
+from weights.card import card_of
 
 if TYPE_CHECKING:
     from config import Config
@@ -42,7 +43,8 @@ def prepare_run(config: Config, placement: Placement) -> Run:
     notes = [allocation_table(config, placement)] + opening_notes(config, placement, runtime)
     notes += data_notes(config, source, held_out, train)
     folder, progress = _folder_and_progress(config, runtime, train, fingerprint(source), notes)
-    progress.class_names, progress.data = source.class_names, fingerprint(source)
+    progress.data = fingerprint(source)
+    card = card_of(config, source.class_names, multi_label=source.labels.ndim == 2)
     if folder is not None:
         bad_images.write_into(folder)
     reporters = []
@@ -51,7 +53,7 @@ def prepare_run(config: Config, placement: Placement) -> Run:
             config, str(folder) if folder else None, number_of_steps(config, train.steps_per_epoch), progress.step
         )
     commands = _commands(config, folder)
-    run = Run(config, runtime, train, validation, reporters, folder, progress, bad_images, *commands)
+    run = Run(config, runtime, train, validation, reporters, folder, progress, card, bad_images, *commands)
     if progress.step >= run.num_steps:
         notes.append(
             f"the run has all its {run.num_steps:,} steps already; a larger --epochs or --training-steps goes on"

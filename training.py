@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dataset.bad_images import BadImageLog
     from dataset.loader import EvalLoader, TrainLoader
     from runtime.base import Runtime, StepResult
+    from weights.card import ModelCard
 
 WARM_UP_STEPS = 2  # left out of the mean throughput: memory is allocated and code compiled in them
 
@@ -44,6 +45,7 @@ class Run:
     reporters: List[Reporter]
     folder: Optional[Path]
     progress: Progress
+    card: ModelCard  # of the model, saved with every step
     bad_images: BadImageLog
     next_command: Optional[str] = None
     resume_command: Optional[str] = None
@@ -239,7 +241,7 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
         return
     step, saved = run.progress.step, ""
     if run.folder is not None:
-        folder = checkpoint.save(run.folder, run.runtime, run.progress)
+        folder = checkpoint.save(run.folder, run.runtime, run.progress, run.card)
         saved = f" The weights before it are in {folder}."
     whose = result.nonfinite or "the loss"
     others = ", set max_grad_norm, or leave such updates out with --on-nonfinite skip"
@@ -306,7 +308,7 @@ def _save_if_due(run: Run, is_best: bool, last: bool) -> None:
     keep_best = is_best and run.config.keep_best
     step = run.progress.step
     if keep_best or last or step == run.num_steps or step % run.config.checkpoint_save_steps == 0:
-        checkpoint.save(run.folder, run.runtime, run.progress, is_best=keep_best)
+        checkpoint.save(run.folder, run.runtime, run.progress, run.card, is_best=keep_best)
 
 
 def _finish(run: Run, watch: Stopwatch, code: int) -> None:

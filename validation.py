@@ -37,9 +37,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from run_setup import evaluation_loader, opening_notes
     from runtime.build import build_runtime
     from training import evaluate
-    from weights.pretrained import class_notes, find_pretrained, load_pretrained
+    from weights.pretrained import class_notes, load_pretrained, open_pretrained
 
-    find_pretrained(config)  # before data is looked for and workers join
+    saved = open_pretrained(config)  # before data is looked for and workers join
     source = open_source(config, "validation")
     if source is None:
         raise UserError(f"dataset = {config.dataset} has no validation images at dataset_path = {config.dataset_path}.")
@@ -47,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     bad_images = BadImageLog()
     loader = evaluation_loader(config, source, runtime, bad_images)
     notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
-    notes += load_pretrained(config, runtime) + class_notes(config, source.class_names)
+    notes += load_pretrained(saved, config, runtime) + class_notes(saved, source.class_names)
     with EvaluationProgress(len(source) // runtime.eval_num_shares, shown=runtime.is_main) as progress:
         progress.note(*notes)
         begun = time.perf_counter()

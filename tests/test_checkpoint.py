@@ -18,7 +18,8 @@ from errors import UserError
 from placement import place_single
 from runtime.single import SingleRuntime
 from tests.small import host_batch, small_config
-from weights.pretrained import load_pretrained
+from weights.card import card_of
+from weights.pretrained import load_pretrained, open_pretrained
 
 
 def trained(tmp_path: Path, **keys: Any) -> SingleRuntime:
@@ -31,7 +32,11 @@ def trained(tmp_path: Path, **keys: Any) -> SingleRuntime:
 
 def saved(tmp_path: Path, step: int = 5, **keys: Any) -> Path:
     (tmp_path / "run").mkdir(exist_ok=True)
-    return checkpoint.save(tmp_path / "run", trained(tmp_path, **keys), Progress(step, 10, 8, 0.5, 3), is_best=True)
+    return save(tmp_path / "run", trained(tmp_path, **keys), Progress(step, 10, 8, 0.5, 3), is_best=True)
+
+
+def save(run_folder: Path, runtime: SingleRuntime, progress: Progress, is_best: bool = False) -> Path:
+    return checkpoint.save(run_folder, runtime, progress, card_of(runtime.config), is_best)
 
 
 def fresh(tmp_path: Path, **keys: Any) -> SingleRuntime:
@@ -54,7 +59,7 @@ STATES: List[Dict[str, Any]] = [
 def test_restored_step_is_the_saved_one_bit_for_bit_and_goes_on_so(tmp_path: Path, keys: Dict[str, Any]) -> None:
     runtime = trained(tmp_path, **keys)
     (tmp_path / "run").mkdir()
-    folder = checkpoint.save(tmp_path / "run", runtime, Progress(5, 10, 8, 0.5, 3))
+    folder = save(tmp_path / "run", runtime, Progress(5, 10, 8, 0.5, 3))
     restored = fresh(tmp_path, **keys)
     factor = 2.0 if keys.get("auto_loss_scaling") else 1.0
     assert checkpoint.restore(folder, restored) == Progress(5, 10, 8, 0.5, 3, loss_scale_factor=factor)
@@ -85,14 +90,14 @@ def test_a_checkpoint_s_averages_are_what_it_is_judged_by(tmp_path: Path) -> Non
     weights = trained(tmp_path, ema_decay=0.5).weights()[0]
     for use_ema, expected in ((True, averages), (False, weights)):
         runtime = fresh(tmp_path, pretrained_checkpoint=str(folder), use_ema=use_ema)
-        notes = load_pretrained(runtime.config, runtime)
+        notes = load_pretrained(open_pretrained(runtime.config), runtime.config, runtime)
         assert ["averaged weights" in " ".join(notes)] == [use_ema]
         assert all(torch.equal(value, expected[name]) for name, value in runtime.weights()[0].items())
 
 
 def test_links_point_at_the_latest_and_the_best_step(tmp_path: Path) -> None:
     saved(tmp_path, step=5)
-    checkpoint.save(tmp_path / "run", trained(tmp_path), Progress(7, 10, 8))
+    save(tmp_path / "run", trained(tmp_path), Progress(7, 10, 8))
     assert (tmp_path / "run" / "latest").resolve().name == "step_7"
     assert (tmp_path / "run" / "best").resolve().name == "step_5"
     assert [path.name for path in checkpoint.saved_steps(tmp_path / "run")] == ["step_5", "step_7"]
@@ -111,10 +116,10 @@ def test_a_save_that_breaks_off_leaves_no_step_and_the_next_one_works(tmp_path: 
     saved(tmp_path, step=5)
     run = tmp_path / "run"
     with pytest.raises(DiskFullError):
-        checkpoint.save(run, Breaking(config, place_single(config), num_cores=1), Progress(6, 10, 8))
+        save(run, Breaking(config, place_single(config), num_cores=1), Progress(6, 10, 8))
     assert [path.name for path in checkpoint.saved_steps(run)] == ["step_5"]
     assert (run / "latest").resolve().name == "step_5"
-    checkpoint.save(run, trained(tmp_path), Progress(6, 10, 8))
+    save(run, trained(tmp_path), Progress(6, 10, 8))
     assert (run / "latest").resolve().name == "step_6"
     assert not list(run.glob(".*partial"))
 
@@ -184,7 +189,7 @@ def test_another_width_cannot_be_resumed(tmp_path: Path) -> None:
 
 def pretrained(tmp_path: Path, name: str, **keys: Any) -> tuple[SingleRuntime, list[str]]:
     runtime = fresh(tmp_path, pretrained_checkpoint=name, **keys)
-    return runtime, load_pretrained(runtime.config, runtime)
+    return runtime, load_pretrained(open_pretrained(runtime.config), runtime.config, runtime)
 
 
 def test_every_form_of_a_checkpoint_loads_the_same_weights(tmp_path: Path) -> None:

@@ -92,7 +92,11 @@ def test_several_labels_an_image_are_learned_the_same_on_one_device_and_in_a_pip
         assert re.search(r"Valid Accuracy: \d\.\d+ All labels right: \d\.\d+ \(10 samples", output)
         assert "of the labels" in output
     assert losses(tmp_path / "pipeline") == pytest.approx(losses(tmp_path / "single"), rel=1e-5)
-    assert json.loads((tmp_path / "single/latest/run.json").read_text())["class_names"] == ["red", "green", "blue"]
+    assert json.loads((tmp_path / "single/latest/run.json").read_text())["model"]["class_names"] == [
+        "red",
+        "green",
+        "blue",
+    ]
     validated = run(
         tmp_path, "validation.py", "--config-file", "pipeline/config.yaml", "--pretrained-checkpoint", "single/latest",
         *SINGLE[:-2],
@@ -118,7 +122,7 @@ def test_chest_xrays_are_learned_from_their_published_files(tmp_path: Path) -> N
     )  # fmt: skip
     assert re.search(r"lacks 1 of the (29|2) images of a split", output)
     assert re.search(r"\([12] samples", output)  # 5 % of 31, rounded up; one may be missing
-    names = json.loads((tmp_path / "single/latest/run.json").read_text())["class_names"]
+    names = json.loads((tmp_path / "single/latest/run.json").read_text())["model"]["class_names"]
     assert (names[0], names[-1], len(names)) == ("Atelectasis", "No Finding", 15)
 
 

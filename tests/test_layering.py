@@ -30,10 +30,13 @@ MAY_IMPORT = {
     "run_setup": (ROOMS, "what the recipes share before their loop starts"),
     "launch": (("placement", "machine"), "starts commands by name, before torch is imported"),
     "training": (
-        ("runtime.base", "dataset", "reporting", "checkpoint", "metrics", "optimization", "optim"),
+        ("runtime.base", "dataset", "reporting", "checkpoint", "metrics", "optimization", "optim", "weights.card"),
         "the one loop: it knows the runtime protocol, not a runtime",
     ),
-    "checkpoint": (("runtime.base", "weights.tensor_files", "metrics"), "saves what any runtime hands out"),
+    "checkpoint": (
+        ("runtime.base", "weights.tensor_files", "weights.card", "metrics"),
+        "saves what any runtime hands out",
+    ),
     "runtime": (("models", "optim", "optimization", "placement", "machine", "ipu_options"), "runs the model"),
     "ipu_options": (("models.stages", "machine"), "translates a config for PopTorch"),
     "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),

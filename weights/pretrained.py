@@ -1,72 +1,35 @@
-"""What `--pretrained-checkpoint` names: this project's run and step folders, and `.safetensors` files with timm's names."""
+"""Starts a run from saved weights: what `--pretrained-checkpoint` names, checked against the config and loaded."""
 
 from __future__ import annotations
 
 import itertools
-import json
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
 
 import torch
 
-from errors import UserError, nearest, user_path
+from errors import UserError, nearest
 from models.architecture import architecture_of
 from models.vit import VisionTransformer
-from weights.tensor_files import TensorFiles, open_indexed, open_tensor_files
+from weights.opening import open_model
+from weights.saved_model import NamedTensors, SavedModel
 
 if TYPE_CHECKING:
     from config import Config
     from runtime.base import Runtime
 
 
-def find_pretrained(config: Config) -> TensorFiles:
-    """Opens the config's `pretrained_checkpoint`; raises UserError saying what this version reads."""
-    name = config.pretrained_checkpoint
-    path = _one_later(user_path(name))
-    if path.is_dir():
-        folder = _step_folder(path)
-        if folder is not None:
-            return open_indexed(folder, "ema" if _takes_average(config, folder) else "model")
-    elif path.suffix == ".safetensors" and path.is_file():
-        return open_tensor_files([path])
-    what = (
-        "holds no checkpoint of this project" if path.is_dir() else "is not a step folder, a run folder or a file here"
-    )
-    if path.exists() and not path.is_dir():
-        what = "is a file of another kind"
-    raise UserError(
-        f"pretrained_checkpoint = {name} {what}.\n"
-        "       Name a run folder, a step folder or a .safetensors file with timm's parameter names (this version reads\n"
-        "       no other format and no hub)"
-        + (', or train from scratch with --pretrained-checkpoint "".' if config.trains else ".")
-    )
+def open_pretrained(config: Config) -> SavedModel:
+    """Opens the config's `pretrained_checkpoint`; raises UserError for what is no checkpoint."""
+    try:
+        return open_model(config.pretrained_checkpoint, config.use_ema)
+    except UserError as error:
+        scratch = '\n       Or train from scratch with --pretrained-checkpoint "".' if config.trains else ""
+        raise UserError(f"pretrained_checkpoint = {error}{scratch}") from error
 
 
-def _one_later(path: Path) -> Path:
-    """step_<N + 1> where step_<N> is not there: the public app counts from 0, and configs name its last step so."""
-    match = re.fullmatch(r"step_(\d+)", path.name)
-    if match is None or path.exists():
-        return path
-    later = path.with_name(f"step_{int(match.group(1)) + 1}")
-    return later if later.is_dir() else path
-
-
-def _step_folder(path: Path) -> Path | None:
-    for candidate in (path, path / "best", path / "latest"):
-        if (candidate / "model.safetensors.index.json").is_file():
-            return candidate
-    return None
-
-
-def _takes_average(config: Config, folder: Path | None) -> bool:
-    """Whether a step folder's averaged weights are meant: those that its run was judged by."""
-    return config.use_ema and folder is not None and (folder / "ema.safetensors.index.json").is_file()
-
-
-def class_notes(config: Config, data_names: Sequence[str]) -> List[str]:
+def class_notes(saved: SavedModel, data_names: Sequence[str]) -> List[str]:
     """What a user should know where the checkpoint's classes, by label, are not the data's; nothing if either has no names."""
-    known = _class_names(config)
+    known = saved.card.class_names
     if not known or not data_names:
         return []
     pairs = itertools.zip_longest(known, data_names)
@@ -78,29 +41,16 @@ def class_notes(config: Config, data_names: Sequence[str]) -> List[str]:
     return [f"the checkpoint was trained on other classes: {len(differing)} differ, {first}"]
 
 
-def _class_names(config: Config) -> Tuple[str, ...]:
-    folder = _step_folder(_one_later(user_path(config.pretrained_checkpoint)))
-    if folder is None:
-        return ()
-    try:
-        return tuple(json.loads((folder / "run.json").read_text())["class_names"])
-    except (OSError, ValueError, KeyError, TypeError):  # older, or weights alone
-        return ()
-
-
-def load_pretrained(config: Config, runtime: Runtime) -> List[str]:
-    """Loads `config.pretrained_checkpoint` into a model with its initial weights; gives notes on what was left out.
+def load_pretrained(saved: SavedModel, config: Config, runtime: Runtime) -> List[str]:
+    """Loads saved weights into a model with its initial weights; gives notes on what was left out.
 
     A head for another number of classes stays as drawn. Raises UserError for any other parameter that does not fit.
     """
-    found = find_pretrained(config)
     wanted = model_shapes(config)
-    skipped, notes = _reconcile(config.pretrained_checkpoint, found, wanted)
-    if _takes_average(config, _step_folder(_one_later(user_path(config.pretrained_checkpoint)))):
-        notes.append("the checkpoint's averaged weights are used (--use-ema false takes the others)")
+    skipped, notes = _reconcile(saved.source, saved.weights, wanted)
     names = [name for name in runtime.parameter_names() if name not in skipped]
-    runtime.load_weights(found.read(names))
-    return notes
+    runtime.load_weights(saved.weights.read(names))
+    return [*saved.notes, *notes]
 
 
 def model_shapes(config: Config) -> Dict[str, Tuple[int, ...]]:
@@ -110,7 +60,7 @@ def model_shapes(config: Config) -> Dict[str, Tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def _reconcile(source: str, found: TensorFiles, wanted: Dict[str, Tuple[int, ...]]) -> Tuple[List[str], List[str]]:
+def _reconcile(source: str, found: NamedTensors, wanted: Dict[str, Tuple[int, ...]]) -> Tuple[List[str], List[str]]:
     """Names that keep their initial weights, and what to say about it."""
     differing = [name for name, shape in wanted.items() if found.shapes.get(name) != shape]
     new_head = [name for name in differing if name.startswith("head.")]
@@ -135,7 +85,7 @@ def _reconcile(source: str, found: TensorFiles, wanted: Dict[str, Tuple[int, ...
     return new_head, notes
 
 
-def _misfit(source: str, name: str, found: TensorFiles, wanted: Dict[str, Tuple[int, ...]]) -> str:
+def _misfit(source: str, name: str, found: NamedTensors, wanted: Dict[str, Tuple[int, ...]]) -> str:
     shape = found.shapes.get(name)
     if shape is None:
         return (
