@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Optional
+from typing import Dict, Optional, Tuple
 
 from errors import UserError
 from weights.card import ModelCard
@@ -41,12 +41,15 @@ def open_step_folder(source: str, folder: Path, use_ema: bool = True) -> SavedMo
     """
     averaged = use_ema and (folder / EMA_INDEX).is_file()
     notes = ("the checkpoint's averaged weights are used (--use-ema false takes the others)",) if averaged else ()
-    return SavedModel(source, KIND, _read_card(folder), open_indexed(folder, "ema" if averaged else "model"), notes)
+    card, digests = _read_details(folder)
+    return SavedModel(source, KIND, card, open_indexed(folder, "ema" if averaged else "model", digests), notes)
 
 
-def _read_card(folder: Path) -> ModelCard:
+def _read_details(folder: Path) -> Tuple[ModelCard, Dict[str, str]]:
+    """The model's card, and the SHA-256 of the step's files by name."""
     path = folder / "run.json"
     try:
-        return ModelCard.from_json(json.loads(path.read_text(encoding="utf-8"))["model"])
+        details = json.loads(path.read_text(encoding="utf-8"))
+        return ModelCard.from_json(details["model"]), dict(details.get("files", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}).\n       Use another step.") from error
