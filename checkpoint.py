@@ -75,6 +75,15 @@ def read_progress(step_folder: Path) -> Progress:
         raise UserError(f"{step_folder / 'run.json'} has no {error.args[0]}.\n       Use another step.") from error
 
 
+def was_best(step_folder: Path) -> bool:
+    """Whether a step was the best when it was saved; False where that cannot be read."""
+    try:
+        progress = read_progress(step_folder)
+    except UserError:
+        return False
+    return progress.best_step == progress.step
+
+
 def check_whole(step_folder: Path) -> None:
     """Reads every file of a step. Raises UserError, naming the file, for one that is missing or not what was saved."""
     digests = read_run_details(step_folder)["files"]

@@ -121,14 +121,18 @@ def set_later_steps_aside(step_folder: Path) -> Optional[Path]:
     return aside
 
 
-def superfluous_steps(steps: Iterable[int], best: Optional[int], config: Config) -> List[int]:
-    """Those of the saved steps that may go: all but the newest, the best, `keep_last` of those that were saved on schedule, and
-    every multiple of `keep_every`. A step that was saved for being the best goes when it no longer is.
+def superfluous_steps(steps: Iterable[int], best: Optional[int], once_best: Set[int], config: Config) -> List[int]:
+    """Those of the saved steps that may go: what was saved for being the best and no longer is (`once_best`), and with
+    `keep_last` all but the last few of those that were saved on schedule. The newest, the best and every multiple of
+    `keep_every` stay.
     """
     ordered = sorted(steps)
-    scheduled = [step for step in ordered if step % config.checkpoint_save_steps == 0]
     kept: Set[Optional[int]] = {best, *ordered[-1:]}
-    kept.update(scheduled if config.keep_last is None else scheduled[-config.keep_last :])
     if config.keep_every is not None:
         kept.update(step for step in ordered if step % config.keep_every == 0)
+    scheduled = [step for step in ordered if step % config.checkpoint_save_steps == 0]
+    if config.keep_last is None:
+        kept.update(scheduled, set(ordered) - once_best)
+    else:
+        kept.update(scheduled[-config.keep_last :])
     return [step for step in ordered if step not in kept]

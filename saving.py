@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Tuple
 import torch
 from torch import Tensor
 
-from checkpoint import Progress
+from checkpoint import Progress, was_best
 from errors import UserError
 from reporting.base import SaveRecord
 from run_folder import number_of, point, remove_steps, saved_steps, superfluous_steps
@@ -96,8 +96,9 @@ class Saver:
         steps = {number_of(folder): folder for folder in saved_steps(self._folder)}
         best = self._folder / "best"
         kept = number_of(best.resolve()) if self._config.keep_best and best.is_dir() else None
+        once_best = {step for step, folder in steps.items() if was_best(folder)}
         try:
-            remove_steps(steps[step] for step in superfluous_steps(steps, kept, self._config))
+            remove_steps(steps[step] for step in superfluous_steps(steps, kept, once_best, self._config))
         except OSError as error:
             self._note(f"old steps in {self._folder} could not be removed: {reason(error)}")
 

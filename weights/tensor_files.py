@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
@@ -94,8 +95,9 @@ def write_part(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes one file of contiguous tensors and waits until it is on the disk. Raises OSError where it cannot."""
     try:
         save_file(dict(tensors), str(path), metadata={"format": "pt"})
-    except SafetensorError as error:  # hides what the system said
-        raise OSError(None, str(error)) from error
+    except SafetensorError as error:  # of the system's errors it only has the text
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(*(int(number[1]), os.strerror(int(number[1]))) if number else (None, str(error))) from error
     sync_path(path)
 
 
