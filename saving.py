@@ -79,6 +79,10 @@ class Saver:
         if errors or last is not None:
             self._fail(writer.step, (errors or [last])[0])
 
+    def has(self, step: int) -> bool:
+        """Whether a step is on the disk; the same in every process."""
+        return bool(self._runtime.from_main((self._folder / f"step_{step}").is_dir()))
+
     def give_up(self) -> None:
         """After an error of the run: a step that is nearly saved may be saved, without asking the other processes."""
         if self._writer is not None:

@@ -358,3 +358,8 @@ def _finish(run: Run, watch: Stopwatch, code: int) -> None:
     )
     for reporter in run.reporters:
         reporter.finished(summary)
+    if run.saver is not None and not run.saver.has(run.progress.step):
+        raise UserError(
+            f"step {run.progress.step}, the run's last, is not saved: its weights are lost.\n"
+            "       Make room or the folder writable, and go on with --resume from the newest step that is there."
+        )

@@ -30,13 +30,15 @@ def build_reporters(config: Config, run_folder: Optional[str], num_steps: int, r
         events = partial(TensorBoardReporter, folder / "tensorboard", resumed_step)
         reporters.append(BestEffort("metrics.jsonl", metrics, console.note))
         reporters.append(BestEffort("TensorBoard files", events, console.note))
-    return reporters + build_wandb(config, run_folder, console.note)
+    return reporters + build_wandb(config, run_folder, console.note, resumes=resumed_step > 0)
 
 
-def build_wandb(config: Config, run_folder: Optional[str], note: Callable[[str], None]) -> List[Reporter]:
+def build_wandb(
+    config: Config, run_folder: Optional[str], note: Callable[[str], None], resumes: bool = False
+) -> List[Reporter]:
     """The reporter to Weights & Biases, if the config asks for it."""
     if not config.wandb:
         return []
     settings, name = config.model_dump(mode="json"), config.wandb_run_name or config.run_name
-    run = partial(WandbReporter, config.wandb_project_name, name, settings, run_folder or None)
+    run = partial(WandbReporter, config.wandb_project_name, name, settings, run_folder or None, resumes)
     return [BestEffort("Weights & Biases", run, note)]

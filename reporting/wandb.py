@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
@@ -9,12 +10,20 @@ from reporting.lines import second_score
 
 
 class WandbReporter(Reporter):
-    """One W&B run, with the config's values as `settings` and its files below `folder`.
+    """One W&B run, with the config's values as `settings` and its files below `folder`. A run that is resumed goes on in the W&B
+    run that it had.
 
     Raises ImportError where the package is missing, and whatever W&B raises where it cannot start.
     """
 
-    def __init__(self, project: str, name: Optional[str], settings: Mapping[str, Any], folder: Optional[str]) -> None:
+    def __init__(
+        self,
+        project: str,
+        name: Optional[str],
+        settings: Mapping[str, Any],
+        folder: Optional[str],
+        resumes: bool = False,
+    ) -> None:
         import wandb
 
         self._run = wandb.init(
@@ -22,6 +31,8 @@ class WandbReporter(Reporter):
             name=name,
             config=dict(settings),
             dir=folder,
+            id=_earlier_id(Path(folder)) if resumes and folder else None,
+            resume="allow",
             settings=wandb.Settings(console="off"),  # capturing the console would fight with the progress bar
         )
 
@@ -54,3 +65,9 @@ class WandbReporter(Reporter):
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _earlier_id(folder: Path) -> Optional[str]:
+    """Of the newest W&B run in a run folder, whose files lie in `wandb/run-<date>_<time>-<id>` or `wandb/offline-run-…`."""
+    found = [path.name.split("run-", 1)[1] for path in (folder / "wandb").glob("*run-*-*") if path.is_dir()]
+    return max(found).split("-")[1] if found else None

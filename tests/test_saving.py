@@ -232,19 +232,22 @@ def test_a_process_that_cannot_write_its_part_fails_the_step_in_all(tmp_path: Pa
     assert not list((tmp_path / "run").glob(".*"))
 
 
-def test_a_file_that_the_system_cuts_off_is_a_message_not_a_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", ["stop", "warn"])
+def test_a_file_that_the_system_cuts_off_is_a_message_not_a_traceback(tmp_path: Path, policy: str) -> None:
     """A limit on the size of files stands for a disk that fills up within a file."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     command = [sys.executable, str(ROOT / "pretrain.py"), "--config", "digits_single", "--training-steps", "2"]
-    flags = ["--validation-epochs", "0", "--checkpoint-output-dir", str(tmp_path / "run")]
+    flags = ["--validation-epochs", "0", "--on-save-error", policy, "--checkpoint-output-dir", str(tmp_path / "run")]
     done = subprocess.run(
         [*command, *flags], capture_output=True, text=True, preexec_fn=limit, timeout=120, check=False
     )
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "step 2 could not be saved" in done.stderr
-    assert "File too large" in done.stderr
-    assert "Traceback" not in done.stderr
+    output = done.stdout + done.stderr
+    assert "step 2 could not be saved" in output
+    assert "File too large" in output
+    assert ("step 2, the run's last, is not saved: its weights are lost" in output) == (policy == "warn")
+    assert "Traceback" not in output
     assert not list((tmp_path / "run").glob("*step_*"))

@@ -122,3 +122,13 @@ def test_a_wandb_failure_becomes_one_note(settings, step_record, validation_reco
 def test_wandb_is_left_alone_unless_asked_for(settings, step_record, validation_record, fake_wandb):
     tell_all(build_reporters(settings, None, 2, 0), step_record, validation_record)
     assert fake_wandb.calls == []
+
+
+@pytest.mark.parametrize(("resumed_step", "expected"), [(0, None), (7, "k2x9")])
+def test_a_resumed_run_goes_on_in_its_wandb_run(settings, tmp_path, fake_wandb, resumed_step, expected):
+    for name in ("run-20260101_120000-a1b2", "offline-run-20260102_120000-k2x9", "latest-run"):
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    settings.wandb = True
+    build_reporters(settings, str(tmp_path), 9, resumed_step)
+    (_, _, start), *_ = fake_wandb.calls
+    assert (start["id"], start["resume"]) == (expected, "allow")
