@@ -10,6 +10,7 @@ from config import Config
 from errors import UserError, nearest, user_path
 
 MOST_DRAWN = 16  # pictures in the figure of --attention
+BATCH_SIZE, PORT = 64, 8000  # defaults
 DEVICES = ("auto", "cpu", "cuda")
 FORMS = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 DESCRIPTION = """\
@@ -35,6 +36,7 @@ def parse_options(argv: Sequence[str]) -> argparse.Namespace:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown flag {unknown[0]}.{nearest(unknown[0].split('=')[0], flags)} See --help.")
     _check(given)
+    given.batch_size, given.port = given.batch_size or BATCH_SIZE, PORT if given.port is None else given.port
     return given
 
 
@@ -123,9 +125,7 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_work(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--batch-size", metavar="N", type=int, default=64, help="pictures at once (default: %(default)s)"
-    )
+    group.add_argument("--batch-size", metavar="N", type=int, help=f"pictures at once (default: {BATCH_SIZE})")
     group.add_argument("--device", choices=DEVICES, default="auto", help="(default: %(default)s)")
     group.add_argument(
         "--max-image-pixels",
@@ -139,7 +139,7 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
 
 def _add_page(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--serve", action="store_true", help="a web page for this computer alone, to drop pictures on")
-    group.add_argument("--port", metavar="N", type=int, default=8000, help="(default: %(default)s; 0 takes a free one)")
+    group.add_argument("--port", metavar="N", type=int, help=f"(default: {PORT}; 0 takes a free one)")
 
 
 def _with_hyphens(argv: Sequence[str]) -> List[str]:
@@ -159,7 +159,7 @@ def _check(given: argparse.Namespace) -> None:
             raise UserError(f"--{flag} {value}: give 1 or more.")
     if given.max_image_pixels < 1:
         raise UserError(f"--max-image-pixels {given.max_image_pixels}: give 1 or more.")
-    if not 0 <= given.port <= 65535:
+    if given.port is not None and not 0 <= given.port <= 65535:
         raise UserError(f"--port {given.port}: give 0 to 65535.")
     _check_page(given)
     if given.attention and user_path(given.attention).suffix.lower() != ".png":
@@ -169,9 +169,12 @@ def _check(given: argparse.Namespace) -> None:
 def _check_page(given: argparse.Namespace) -> None:
     """The page gets its pictures in the browser, and answers there."""
     if given.serve:
-        useless = [name for name in ("pictures", "json", "csv", "output", "attention") if getattr(given, name)]
-        if useless:
-            what = "pictures" if useless == ["pictures"] else f"--{useless[-1]}"
+        names = ("pictures", "json", "csv", "output", "attention", "batch_size")
+        useless = next((name for name in names if getattr(given, name)), None)
+        if useless is not None:
+            what = "pictures" if useless == "pictures" else "--" + useless.replace("_", "-")
             raise UserError(f"--serve takes no {what}: pictures are dropped on the page, which shows the answers.")
+    elif given.port is not None:
+        raise UserError("--port is of the web page: give --serve, too, or leave it out.")
     elif not given.pictures:
         raise UserError("no pictures are named. Give files, folders, patterns, or - for a list on standard input.")

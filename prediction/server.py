@@ -47,11 +47,18 @@ HEADERS = {
 
 def serve(predictor: Predictor, chooser: Chooser, model_name: str, port: int) -> int:
     """Serves until Ctrl-C; gives the exit code. Raises UserError where the port is taken or the web library is missing."""
+    server = open_server(build_app(predictor, chooser, model_name), port)
+    print(f"http://{HOST}:{server.effective_port}/   (for this computer alone; Ctrl-C stops)", flush=True)
+    server.run()  # ends after Ctrl-C
+    return 128 + signal.SIGINT
+
+
+def open_server(app: Flask, port: int) -> Any:
+    """waitress, listening, not yet answering; port 0 takes a free one. Raises UserError."""
     try:
         import waitress
     except ImportError as error:
         raise _missing(error) from error
-    app = build_app(predictor, chooser, model_name)
     try:
         server = waitress.create_server(
             app,
@@ -68,9 +75,7 @@ def serve(predictor: Predictor, chooser: Chooser, model_name: str, port: int) ->
     except OSError as error:
         raise UserError(_cannot_listen(error, port)) from error
     app.config["HOSTS"] = _hosts(server.effective_port)
-    print(f"http://{HOST}:{server.effective_port}/   (for this computer alone; Ctrl-C stops)", flush=True)
-    server.run()  # ends after Ctrl-C
-    return 128 + signal.SIGINT
+    return server
 
 
 def build_app(predictor: Predictor, chooser: Chooser, model_name: str) -> Flask:
