@@ -85,7 +85,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         "--checkpoint",
         metavar="MODEL",
         required=True,
-        help="run folder (its best step, else its latest), step folder, .safetensors file, or another format of the README",
+        help="run folder (its best step, else its latest), step folder, or what else --pretrained-checkpoint takes",
     )
     group.add_argument(
         "--use-ema", choices=("true", "false"), default="true", help="averaged weights, if it has any (default: true)"

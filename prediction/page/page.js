@@ -10,6 +10,7 @@ const mostFiles = Number(main.dataset.mostFiles);
 const mostBytes = Number(main.dataset.mostBytes);
 const multiLabel = main.dataset.multiLabel === "true";
 const bytesAround = 2048; // of the request, besides the picture
+const smallPicture = 128; // pixels; smaller ones are enlarged without blur
 
 let queue = Promise.resolve();
 
@@ -38,16 +39,19 @@ function newCard(picture) {
   card.querySelector("h2").textContent = picture.name;
   const thumbnail = card.querySelector(".view");
   const address = URL.createObjectURL(picture);
-  thumbnail.onload = thumbnail.onerror = () => URL.revokeObjectURL(address);
+  thumbnail.onload = () => {
+    thumbnail.onload = null;
+    thumbnail.classList.toggle("sharp", thumbnail.naturalWidth < smallPicture);
+    URL.revokeObjectURL(address);
+  };
   thumbnail.src = address;
-  thumbnail.classList.add("sharp");
   card.querySelector("figcaption").textContent = "";
   return card;
 }
 
 async function ask(picture, card) {
   if (picture.size > mostBytes - bytesAround) {
-    return fail(card, `larger than ${Math.floor(mostBytes / 1048576)} MB`);
+    return fail(card, `Not sent: larger than ${Math.floor(mostBytes / 1048576)} MB.`);
   }
   card.querySelector(".state").textContent = "looking…";
   const form = new FormData();
@@ -55,17 +59,18 @@ async function ask(picture, card) {
   try {
     const response = await fetch("/predict", { method: "POST", body: form });
     const result = await response.json();
-    const answer = result.answers ? result.answers[0] : result;
-    return answer.error ? fail(card, answer.error) : show(card, answer);
+    if (result.error) return fail(card, result.error);
+    const [answer] = result.answers;
+    return answer.error ? fail(card, `Cannot be read: ${answer.error}`) : show(card, answer);
   } catch {
-    return fail(card, "the server does not answer; is predict.py still running?");
+    return fail(card, "No answer: is predict.py still running?");
   }
 }
 
 function fail(card, reason) {
   card.classList.add("bad");
   card.querySelector(".pictures").hidden = true;
-  card.querySelector(".state").textContent = `Cannot be read: ${reason}`;
+  card.querySelector(".state").textContent = reason;
 }
 
 function show(card, answer) {
