@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Dict, List, NoReturn, Optional, Sequence
+from typing import Dict, NoReturn, Optional, Sequence
 
 from config import Config
 from errors import UserError, nearest, user_path
@@ -30,8 +30,10 @@ class _Parser(argparse.ArgumentParser):
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, checked as far as that needs no model. Raises UserError."""
     parser = _build_parser()
-    given, rest = parser.parse_known_args(_with_hyphens(argv))
-    unknown = [word for word in rest if word != "--"]
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    given, unknown = parser.parse_known_intermixed_args([_with_hyphens(word) for word in words[:end]])
+    given.pictures += words[end + 1 :]  # whatever they begin with
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown flag {unknown[0]}.{nearest(unknown[0].split('=')[0], flags)} See --help.")
@@ -142,15 +144,10 @@ def _add_page(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--port", metavar="N", type=int, help=f"(default: {PORT}; 0 takes a free one)")
 
 
-def _with_hyphens(argv: Sequence[str]) -> List[str]:
-    """--top_k=3 -> --top-k=3, up to a `--`, after which all words are names of pictures."""
-    words = list(argv)
-    end = words.index("--") if "--" in words else len(words)
-    for position, word in enumerate(words[:end]):
-        if word.startswith("--"):
-            name, equals, value = word.partition("=")
-            words[position] = name.replace("_", "-") + equals + value
-    return words
+def _with_hyphens(word: str) -> str:
+    """--top_k=3 -> --top-k=3"""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
 def _check(given: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from checkpoint import Progress
 from dataset.registry import open_source
 from errors import UserError
 from placement import place
-from prediction.options import MOST_DRAWN
+from prediction.options import MOST_DRAWN, parse_options
 from run_setup import evaluation_loader
 from runtime.build import build_runtime
 from tests.prediction.models import NAMES, TINY, save_model, write_picture, write_pictures
@@ -242,6 +242,12 @@ def test_a_mistake_ends_with_2_and_help_with_0(tmp_path: Path) -> None:
     for flag in ("--top-k", "--threshold", "--json", "--csv", "--attention FILE.png", "--serve", "--class-names FILE"):
         assert flag in text
     assert f"first {MOST_DRAWN} pictures" in " ".join(text.split())
+
+
+def test_flags_may_stand_between_pictures_and_after_two_hyphens_all_are_pictures() -> None:
+    given = parse_options(["a.png", "--checkpoint", "m", "b.png", "--top_k=2", "c.png", "--", "--csv", "-x.png"])
+    assert (given.pictures, given.top_k, given.csv) == (["a.png", "b.png", "c.png", "--csv", "-x.png"], 2, False)
+    assert parse_options(["--checkpoint", "m", "--", "--x.png"]).pictures == ["--x.png"]
 
 
 # Streams.
