@@ -50,7 +50,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def test_pictures_are_chosen_dropped_and_answered(address: str, tmp_path: Path) -> None:
-    first = write_picture(tmp_path / "<i>first</i>.png", 1)
+    first = write_picture(tmp_path / "<i>first.png", 1)
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"<html>")
     with Browser(tmp_path / "profile") as browser:
