@@ -253,6 +253,7 @@ def test_flags_may_stand_between_pictures_and_after_two_hyphens_all_are_pictures
 # Streams.
 
 
+@pytest.mark.slow
 def test_names_come_from_standard_input_and_a_missing_one_is_bad(tmp_path: Path) -> None:
     write_pictures(tmp_path, ["a.png", "b c.png"])
     done = run("--json", "-", stdin=b"b c.png\ngone.png\na.png\n", code=1)
@@ -261,12 +262,14 @@ def test_names_come_from_standard_input_and_a_missing_one_is_bad(tmp_path: Path)
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf8_come_out_as_they_are(tmp_path: Path) -> None:
     name = os.fsdecode(b"\xffx.png")
     write_pictures(tmp_path, [name])
     assert b"\n\xffx.png,1," in run("--csv", name).stdout
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_it_without_a_word(tmp_path: Path) -> None:
     write_pictures(tmp_path, ["a.png"])
     names = "a.png\n" * 3000
@@ -299,6 +302,7 @@ def on_a_terminal(words: List[str], stdout_too: bool) -> tuple[bytes, bytes]:
     return piped, shown
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar_and_a_pipe_does_not_get_it(tmp_path: Path) -> None:
     write_pictures(tmp_path, [f"in/{number}.png" for number in range(7)])
     piped, shown = on_a_terminal(["--csv", "--top-k", "1", "--batch-size", "2", "in"], stdout_too=False)
