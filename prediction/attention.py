@@ -7,7 +7,7 @@ from typing import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from models.vit import VisionTransformer
+from models.vit import Block, VisionTransformer
 
 
 @torch.inference_mode()
@@ -26,6 +26,7 @@ def attention_of_blocks(model: VisionTransformer, views: Tensor) -> Iterator[Ten
     """Each block's attention in order, [B, H, N, N]: computed beside the forward pass, which fuses it away."""
     tokens = model.embed(views)
     for block in model.blocks.values():
+        assert isinstance(block, Block)
         yield block.attn.weights(block.norm1(tokens))
         tokens = block(tokens)  # after the last block, the class token alone
 

@@ -11,7 +11,7 @@ from errors import printable
 from prediction.answers import Answer
 from reporting.tables import table
 
-MOST_OF_A_NAME = 60  # letters of a column that the table keeps free
+MOST_OF_A_NAME = 100  # letters of a column that the table keeps free
 NO_LABEL = "(none reaches its threshold)"
 
 

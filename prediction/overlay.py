@@ -40,8 +40,8 @@ def shown_view(view: Tensor) -> Image.Image:
     image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
     shortest, longest = min(image.size), max(image.size)
     if longest > LARGEST_SIDE:
-        size = tuple(max(1, round(side * LARGEST_SIDE / longest)) for side in image.size)
-        return image.resize(size, Image.Resampling.LANCZOS)
+        width, height = (max(1, round(side * LARGEST_SIDE / longest)) for side in image.size)
+        return image.resize((width, height), Image.Resampling.LANCZOS)
     times = -(-SMALLEST_SIDE // shortest)
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
