@@ -172,9 +172,10 @@ def test_it_listens_to_this_computer_by_its_own_names_alone(listening: Any, tmp_
 
 
 def test_a_body_beyond_the_limit_is_not_read(listening: Any) -> None:
-    with socket.create_connection((server.HOST, listening.effective_port), timeout=10) as connection:
-        head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{listening.effective_port}\r\nContent-Length: {server.MOST_BYTES + 1}\r\n\r\n"
-        connection.sendall(head.encode())
+    port = listening.effective_port
+    lines = ["POST /predict HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {server.MOST_BYTES + 1}", "", ""]
+    with socket.create_connection((server.HOST, port), timeout=10) as connection:
+        connection.sendall("\r\n".join(lines).encode())
         assert b" 413 " in connection.recv(100)
 
 
