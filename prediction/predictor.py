@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 import machine
@@ -69,7 +71,11 @@ class Predictor:
     def _decoded(self, paths: Iterable[str]) -> Iterator[Seen]:
         """Every picture as it is seen. Threads are enough: the decoders let go of the interpreter."""
         waiting: Deque[Future] = deque()
-        with ThreadPoolExecutor(machine.num_cores()) as pool:
+        # Pillow learns its rarer formats when it first meets one; a thread that meets another meanwhile would not know it.
+        Image.init()
+        # The decoders silence warnings picture by picture, which threads would undo for each other.
+        with warnings.catch_warnings(), ThreadPoolExecutor(machine.num_cores()) as pool:
+            warnings.simplefilter("ignore")
             try:
                 for path in paths:
                     waiting.append(pool.submit(self._read, path))

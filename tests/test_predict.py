@@ -166,6 +166,13 @@ def test_bad_pictures_are_listed_at_the_end_and_end_with_1(tmp_path: Path, capsy
     ]
 
 
+@pytest.mark.slow
+def test_rare_formats_are_known_to_all_threads_from_the_first_picture_on(tmp_path: Path) -> None:
+    for number in range(12):
+        write_picture(tmp_path / f"in/{number:02}.{('webp', 'tif')[number % 2]}", number)
+    assert len(run("--json", "in").stdout.splitlines()) == 12
+
+
 def test_where_all_are_bad_nothing_is_drawn(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "1.jpg").write_bytes(b"<html>")
     answered(capsys, "1.jpg", "--attention", "x.png", code=1)
