@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections import Counter
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from dataset.base import Source
 from dataset.decode import open_picture
 from dataset.inspection import name_of
+from dataset.lettering import drawable, font, line_height, shortened, wrapped
 from dataset.samples import Samples
 from seeding import derive_seed
 
@@ -27,8 +26,6 @@ SMALLEST_CELL, LARGEST_CELL = 96, 256  # pixels
 MARGIN, GAP, WIDE_GAP = 20, 8, 20  # around the sheet; between cells; before epoch 0
 MOST_OF_LABELS = 200  # pixels of width
 TITLE, TEXT, SMALL = 20, 14, 12  # heights of letters
-LEADING = 1.4  # of lines, in heights
-NO_LETTER = "\U0010fffd"  # what a font shows for it, it shows for all that it lacks
 PAPER, INK, FAINT_INK, FRAME = "white", "#1a1a1a", "#555555", "#b0b0b0"
 
 
@@ -127,16 +124,16 @@ def draw_sheet(rows: Sequence[Row], heading: str, lines: Sequence[str]) -> Image
     begin = MARGIN + labels + WIDE_GAP
     lefts = [begin] + [begin + side + WIDE_GAP + column * (side + GAP) for column in range(NUM_EPOCHS)]
     width = lefts[-1] + side + MARGIN
-    head = [(part, TITLE, INK) for part in _wrapped(heading, TITLE, width - 2 * MARGIN)]
-    head += [(part, TEXT, FAINT_INK) for line in lines for part in _wrapped(line, TEXT, width - 2 * MARGIN)]
-    captions = MARGIN + sum(_line(size) for _, size, _ in head) + WIDE_GAP
-    top = captions + _line(SMALL) + 2
+    head = [(part, TITLE, INK) for part in wrapped(heading, TITLE, width - 2 * MARGIN)]
+    head += [(part, TEXT, FAINT_INK) for line in lines for part in wrapped(line, TEXT, width - 2 * MARGIN)]
+    captions = MARGIN + sum(line_height(size) for _, size, _ in head) + WIDE_GAP
+    top = captions + line_height(SMALL) + 2
     sheet = Image.new("RGB", (width, top + len(rows) * (side + GAP) - GAP + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     _write(draw, MARGIN, MARGIN, head)
     for column, left in enumerate(lefts):
         text = "evaluation" if column == 0 else f"epoch {column - 1}"
-        draw.text((left + side / 2, captions), text, fill=FAINT_INK, font=_font(SMALL), anchor="ma")
+        draw.text((left + side / 2, captions), text, fill=FAINT_INK, font=font(SMALL), anchor="ma")
     for number, row in enumerate(rows):
         upper = top + number * (side + GAP)
         _write(draw, MARGIN, upper, _label_lines(row, labels, side))
@@ -154,13 +151,13 @@ def _sayings(source: Source, config: Config, index: int) -> Tuple[str, str, str]
     labels = np.flatnonzero(label).tolist() if np.ndim(label) else [int(label)]
     names = [_label_name(source, one) for one in labels]
     name = os.path.basename(name_of(item, index))
-    return ", ".join(names) or "no label", _drawable(name), f"{width} x {height}"
+    return ", ".join(names) or "no label", drawable(name), f"{width} x {height}"
 
 
 def _label_name(source: Source, label: int) -> str:
     """Its name; with its number where it has none, or one that the font lacks letters for."""
     name = source.class_names[label] if label < len(source.class_names) else ""
-    shown = _drawable(name)
+    shown = drawable(name)
     if not name:
         return f"class {label}"
     return shown if shown.count("?") == name.count("?") else f"class {label}: {shown}"
@@ -179,59 +176,22 @@ def _as_cell(image: Any) -> Image.Image:
 # Text: never wider than its place.
 
 
-@lru_cache(maxsize=None)
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size=size)
-
-
-def _line(size: int) -> int:
-    return round(size * LEADING)
-
-
 def _write(draw: ImageDraw.ImageDraw, left: int, top: int, lines: Sequence[Any]) -> None:
     for text, size, colour in lines:
-        draw.text((left, top), text, fill=colour, font=_font(size))
-        top += _line(size)
+        draw.text((left, top), text, fill=colour, font=font(size))
+        top += line_height(size)
 
 
 def _width_of_labels(row: Row) -> int:
     texts = ((row.label, TEXT), (row.name, SMALL), (row.size, SMALL))
-    return max(int(_font(size).getlength(text)) + 1 for text, size in texts)
+    return max(int(font(size).getlength(text)) + 1 for text, size in texts)
 
 
 def _label_lines(row: Row, width: int, height: int) -> List[Any]:
     """A row's label in as many lines as there is room for, its file name and size below."""
-    room = (height - 2 * _line(SMALL)) // _line(TEXT)
-    lines = _wrapped(row.label, TEXT, width)
+    room = (height - 2 * line_height(SMALL)) // line_height(TEXT)
+    lines = wrapped(row.label, TEXT, width)
     if len(lines) > room:
         lines = [*lines[: room - 1], "..."]
-    below = [_shortened(text, SMALL, width) for text in (row.name, row.size)]
+    below = [shortened(text, SMALL, width) for text in (row.name, row.size)]
     return [(line, TEXT, INK) for line in lines] + [(line, SMALL, FAINT_INK) for line in below]
-
-
-def _wrapped(text: str, size: int, width: int) -> List[str]:
-    """The text in lines no wider than `width`, broken between words; a longer word is shortened."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if _font(size).getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(_shortened(word, size, width))
-    return [line for line in lines if line]
-
-
-def _shortened(text: str, size: int, width: int) -> str:
-    """The text, with dots for its middle where it is wider: the ends of file names tell them apart."""
-    kept, short = len(text), text
-    while _font(size).getlength(short) > width and kept > 0:
-        kept -= 1
-        short = f"{text[: kept // 2]}...{text[len(text) - (kept + 1) // 2 :]}"
-    return short
-
-
-def _drawable(text: str) -> str:
-    """The text in the font's letters, which are those of English: without accents, and with ? for all others."""
-    missing = bytes(_font(TEXT).getmask(NO_LETTER))
-    plain = [letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter)]
-    return "".join("?" if bytes(_font(TEXT).getmask(letter)) == missing else letter for letter in plain)

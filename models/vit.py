@@ -123,6 +123,11 @@ class Attention(nn.Module):
         context = context.transpose(1, 2).flatten(2)  # [B, H, Q, D / H] -> [B, Q, D]
         return self.proj_drop(self.proj(context))
 
+    def weights(self, x: Tensor) -> Tensor:
+        """What the fused path does not show: how much each token takes from each, [B, N, D] -> [B, H, N, N]; rows sum to 1."""
+        query, key, _ = self._heads(self.qkv(x), 3)
+        return _attention_weights(query, key)
+
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
         if self.fused:
             return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
@@ -135,9 +140,12 @@ class Attention(nn.Module):
 
 
 def _explicit_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
+    return F.dropout(_attention_weights(query, key).to(value.dtype), dropout) @ value
+
+
+def _attention_weights(query: Tensor, key: Tensor) -> Tensor:
     scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # [B, H, Q, N]
-    weights = scores.float().softmax(dim=-1).to(value.dtype)
-    return F.dropout(weights, dropout) @ value
+    return scores.float().softmax(dim=-1)
 
 
 class Mlp(nn.Module):

@@ -21,7 +21,7 @@ LEAVES = ("config", "errors", "seeding", "batch")  # everyone may import these; 
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 ROOMS = (
     *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
-    *("inspection_text", "ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting"),
+    *("inspection_text", "ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting", "prediction"),
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
@@ -60,6 +60,10 @@ MAY_IMPORT = {
     "placement": (("models.stages", "machine"), "folds the plan onto what there is, without torch"),
     "optimization": (("optim", "models.stages"), "the optimiser and schedule for a config"),
     "weights": (("models", "runtime.base"), "side room: reads and writes formats"),
+    "prediction": (
+        ("models", "weights", "dataset", "reporting.tables", "reporting.console", "machine"),
+        "answers about a user's own pictures: above the side rooms, and nobody's part but predict.py's",
+    ),
     "dataset": (("machine",), "side room: gives batches"),
     "reporting": ((), "side room: is told records"),
     "models": (("machine",), "the model knows nothing of how it is run, but what the CPU multiplies"),
@@ -78,9 +82,14 @@ ONLY_IN = {
     "poptorch": (("ipu_options", "runtime.ipu"), "absent everywhere but on IPU hosts"),
     "popdist": (("ipu_options", "runtime.ipu"), "absent everywhere but on IPU hosts"),
     "horovod": (("ipu_options", "runtime.ipu"), "torch.distributed does that job elsewhere"),
+    "flask": (("prediction.server",), "loaded for predict.py --serve alone"),
+    "waitress": (("prediction.server",), "loaded for predict.py --serve alone"),
     "torch.distributed.pipelining": (("runtime.pipeline",), "newer than the oldest torch that the rest runs on"),
 }
-WITHOUT_TORCH = ("config", *PARTS_OF_CONFIG, "errors", "seeding", "models.stages", "placement", "launch")
+WITHOUT_TORCH = (
+    *("config", *PARTS_OF_CONFIG, "errors", "seeding", "models.stages", "placement", "launch"),
+    *("predict", "prediction.options"),
+)
 
 
 def test_imports_point_the_way_that_the_design_says():

@@ -1,0 +1,101 @@
+"""Pictures in, probabilities out: decoded ahead by threads, batch by batch through the model, in order, with bounded memory."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import machine
+from dataset.base import BadImageError, Encoded, read_file
+from dataset.decode import open_picture
+from errors import UserError
+from models.vit import VisionTransformer
+from prediction.view import view_of
+from weights.card import ModelCard
+
+BATCHES_AHEAD = 2  # that are decoded before the model asks for them
+
+
+class Seen(NamedTuple):
+    """A picture as the model sees it, uint8 [C, H, W], and its probabilities [K]; neither where it cannot be read."""
+
+    path: str
+    view: Optional[Tensor] = None
+    probabilities: Optional[Tensor] = None
+    reason: str = ""  # why it cannot be read
+
+
+class Predictor:
+    """A model with what surrounds it. `predict` and `see` may be called from one thread at a time."""
+
+    def __init__(self, model: VisionTransformer, card: ModelCard, max_image_pixels: int, batch_size: int = 64) -> None:
+        """`model` is in evaluation mode, on the device that is to be used."""
+        self.model, self.card, self.batch_size = model, card, batch_size
+        self.device = next(model.parameters()).device
+        self._view, self._max_pixels = view_of(card), max_image_pixels
+
+    def see(self, item: Encoded) -> Tensor:
+        """A picture as the model sees it, uint8 [C, H, W]. Raises BadImageError."""
+        return self._view(open_picture(item, self.card.arch.num_channels, self._max_pixels))
+
+    @torch.inference_mode()
+    def predict(self, views: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] to probabilities [B, K], float32 on the CPU: of one class among all, or of each label by itself.
+
+        Raises UserError where the model gives none.
+        """
+        logits = self.model(views.to(self.device))
+        probabilities = (logits.sigmoid() if self.card.multi_label else logits.softmax(dim=-1)).cpu()
+        if not bool(probabilities.isfinite().all()):
+            raise UserError("the model's answers are not finite: its weights are damaged, or training went astray.")
+        return probabilities
+
+    def predict_files(self, paths: Iterable[str]) -> Iterator[List[Seen]]:
+        """All pictures in order, a batch at a time."""
+        seen = self._decoded(paths)
+        for batch in iter(lambda: list(islice(seen, self.batch_size)), []):
+            yield self._with_probabilities(batch)
+
+    def _with_probabilities(self, batch: Sequence[Seen]) -> List[Seen]:
+        views = [one.view for one in batch if one.view is not None]
+        rows = iter(self.predict(torch.stack(views)) if views else ())
+        return [one if one.view is None else one._replace(probabilities=next(rows)) for one in batch]
+
+    def _decoded(self, paths: Iterable[str]) -> Iterator[Seen]:
+        """Every picture as it is seen. Threads are enough: the decoders let go of the interpreter."""
+        waiting: Deque[Future] = deque()
+        # Pillow learns its rarer formats when it first meets one; a thread that meets another meanwhile would not know it.
+        Image.init()
+        # The decoders silence warnings picture by picture, which threads would undo for each other.
+        with warnings.catch_warnings(), ThreadPoolExecutor(machine.num_cores()) as pool:
+            warnings.simplefilter("ignore")
+            try:
+                for path in paths:
+                    waiting.append(pool.submit(self._read, path))
+                    if len(waiting) >= BATCHES_AHEAD * self.batch_size:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                for future in waiting:  # after Ctrl-C nobody waits for them
+                    future.cancel()
+
+    def _read(self, path: str) -> Seen:
+        try:
+            return Seen(path, self.see(read_file(path)))
+        except BadImageError as error:
+            return Seen(path, reason=error.reason)
+
+
+def pick_device(name: str) -> torch.device:
+    """auto, cpu or cuda. Raises UserError where there is no GPU."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here. Leave the flag out.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
