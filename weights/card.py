@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Of an architecture, what the trained weights depend on: not how they were trained, nor how they are computed.
 ARCHITECTURE_FIELDS = (
     *("image_size", "patch_size", "num_channels", "pixel_mean", "pixel_std", "embed_dim", "depth", "num_heads"),
-    *("mlp_dim", "num_labels", "representation_size", "layer_norm_eps"),
+    *("mlp_dim", "num_labels", "representation_size", "distillation", "layer_norm_eps"),
 )
 
 
