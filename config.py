@@ -111,7 +111,9 @@ class Config(BaseModel):
         when=lambda c, r: c.head_bias_init is None,
     )
     pretrained_checkpoint: str = key(
-        "", TRAINING, "weights to start from: run or step folder, other libraries' (docs/checkpoints.md), or a hub's name"
+        "",
+        TRAINING,
+        "weights to start from: run or step folder, other libraries' (docs/checkpoints.md), or a hub's name",
     )
     resume_training_from_checkpoint: bool = key(False, TRAINING, "go on with the newest saved step of a run")
     validation_epochs: int = key(1, TRAINING, "validate every so many epochs, and at the end; 0 never", ge=0)
@@ -134,7 +136,10 @@ class Config(BaseModel):
         "none", MODEL, "DeiT's second token: beside the class token, or with a head of its own"
     )
     pos_embed_resize: Literal["bicubic", "linear"] = key(
-        "bicubic", MODEL, "how a checkpoint's position embeddings are brought to another grid of patches", when=_has_weights
+        "bicubic",
+        MODEL,
+        "how a checkpoint's position embeddings are brought to another grid of patches",
+        when=_has_weights,
     )
     hidden_dropout_prob: float = key(0.0, MODEL, "dropout after embedding, attention and in MLPs", ge=0, lt=1)
     attention_probs_dropout_prob: float = key(0.0, MODEL, "dropout of attention weights", ge=0, lt=1)

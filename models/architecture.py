@@ -35,8 +35,13 @@ class Architecture:
     recompute_mid_layers: Tuple[int, ...] = ()  # blocks that then keep the tokens between attention and MLP, too
 
     @property
+    def grid(self) -> Tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
     def num_patches(self) -> int:
-        return (self.image_size[0] // self.patch_size[0]) * (self.image_size[1] // self.patch_size[1])
+        return self.grid[0] * self.grid[1]
 
     @property
     def num_prefix_tokens(self) -> int:

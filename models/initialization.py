@@ -1,8 +1,8 @@
 """Initial weights, drawn parameter by parameter from (seed, parameter name), so that every split starts from the same model.
 
 Rules: linear layers Xavier normal with zero bias, patch embedding Kaiming normal over its outputs, positions and
-distillation token N(0, 0.02), class token zero, LayerNorm one and zero, and the head's bias as the config says (-10 for pretraining from scratch, so that
-the first loss is small where classes are many).
+distillation token N(0, 0.02), class token zero, LayerNorm one and zero, and the head's bias as the config says (-10 for
+pretraining from scratch, so that the first loss is small where classes are many).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The Vision Transformer of "An Image is Worth 16x16 Words" (arXiv 2010.11929), written so that a stage is a view of it.
 
-Shapes: B batch, C channels, N tokens (class token, distillation token if any, patches), Q tokens that are computed, D width, H heads, K labels.
+Shapes: B batch, C channels, N tokens (class token, distillation token if any, patches), Q tokens that are computed, D width,
+H heads, K labels.
 Parameter names and shapes are timm's. Which device computes which units is the business of `stages.py` and the runtimes.
 """
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Optional
+from typing import Mapping, Optional
+
+from torch import Tensor
 
 from errors import UserError
 from weights.card import ModelCard
 from weights.saved_model import SavedModel
-from weights.tensor_files import open_indexed
+from weights.tensor_files import open_indexed, write_index, write_part
 
 KIND = "step folder"
 EMA_INDEX = "ema.safetensors.index.json"
@@ -50,3 +52,11 @@ def _read_card(folder: Path) -> ModelCard:
         return ModelCard.from_json(json.loads(path.read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}).\n       Use another step.") from error
+
+
+def write_step_folder(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+    """A step folder of weights alone, from which runs start."""
+    write_part(folder, "model", 0, 1, tensors)
+    write_index(folder, "model", 1)
+    details = {"step": 0, "model": card.to_json()}
+    (folder / "run.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
