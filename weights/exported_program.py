@@ -23,7 +23,7 @@ def write_exported_program(path: Path, card: ModelCard, tensors: Mapping[str, Te
         raise UserError(f"torch {torch.__version__} has no torch.export: use torch 2.6 or later.")
     model = build_whole(card.arch, tensors)
     batch = torch.export.Dim("batch", min=1, max=65536)
-    program = torch.export.export(model, (example_pixels(card, 2),), dynamic_shapes={"x": {0: batch}, "mix": None})
+    program = torch.export.export(model, (example_pixels(card, 2),), dynamic_shapes={"x": {0: batch}})
     torch.export.save(program, str(path), extra_files=metadata(card))
     loaded = torch.export.load(str(path)).module()
     with torch.no_grad():

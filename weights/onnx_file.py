@@ -32,7 +32,7 @@ def write_onnx(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> fl
         output_names=["logits"],
         opset_version=OPSET,
         dynamo=True,
-        dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=65536)}, "mix": None},
+        dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=65536)}},
         verbose=False,
     )
     assert program is not None
