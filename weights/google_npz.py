@@ -48,7 +48,9 @@ def _read(path: Path) -> Dict[str, Tensor]:
             return tensors
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         where = f" at {name}" if name else ""
-        reason = "it holds pickled objects, which are not read" if "allow_pickle" in str(error) else str(error).rstrip(".")
+        reason = (
+            "it holds pickled objects, which are not read" if "allow_pickle" in str(error) else str(error).rstrip(".")
+        )
         raise UserError(f"{path} cannot be read as npz{where}: {reason}.\n       Use another checkpoint.") from error
 
 

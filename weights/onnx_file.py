@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -15,33 +16,45 @@ from weights.whole_model import build_whole
 
 OPSET = 18
 CHECKED_BATCHES = (1, 3)
+MOST_BYTES = 2_000_000_000  # of protobuf, less what the graph takes
 
 
 def write_onnx(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> float:
     """Returns the largest difference of logits between onnxruntime and torch, on random pixels.
 
     Input "pixels" [B, C, H, W], float32, (pixel / 255 - mean) / std; output "logits" [B, K]. The file's metadata hold mean,
-    std, size and class names. Raises UserError where packages are missing.
+    std, size and class names. Weights keep their type, and are widened to float32 where they are used. Raises UserError where
+    packages are missing, or the model is too large.
     """
     onnx, runtime = _packages()
-    model = build_whole(card.arch, {name: tensor.float() for name, tensor in tensors.items()})
-    program = torch.onnx.export(
-        model,
-        (example_pixels(card, 2),),
-        input_names=["pixels"],
-        output_names=["logits"],
-        opset_version=OPSET,
-        dynamo=True,
-        dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=65536)}},
-        verbose=False,
-    )
-    assert program is not None
-    proto = program.model_proto
+    if sum(tensor.nbytes for tensor in tensors.values()) > MOST_BYTES:
+        raise UserError(
+            "an ONNX file holds 2 GB at most, and the model is larger.\n       Give --dtype fp16, or --to torch-export."
+        )
+    model = build_whole(card.arch, tensors)
+    proto = _exported(model, example_pixels(card, 2))
     for name, value in metadata(card).items():
         proto.metadata_props.add(key=name, value=value)
     onnx.save(proto, str(path))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return max(_difference(session, model, example_pixels(card, batch)) for batch in CHECKED_BATCHES)
+
+
+def _exported(model: torch.nn.Module, pixels: Tensor) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about its own parts
+        program = torch.onnx.export(
+            model,
+            (pixels,),
+            input_names=["pixels"],
+            output_names=["logits"],
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=65536)}},
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
 
 
 def _packages() -> Any:

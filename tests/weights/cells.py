@@ -255,7 +255,13 @@ def cells() -> Dict[str, Cell]:
     for model, sizes in PUBLISHED.items():
         rows += [
             Cell("Hugging Face", "PipeViT", model, lambda f, sizes=sizes: read_hugging_face(f, sizes), True),
-            Cell("Hugging Face encoder", "PipeViT", model, lambda f, sizes=sizes: read_hugging_face_encoder(f, sizes), True),
+            Cell(
+                "Hugging Face encoder",
+                "PipeViT",
+                model,
+                lambda f, sizes=sizes: read_hugging_face_encoder(f, sizes),
+                True,
+            ),
             Cell("timm folder", "PipeViT", model, lambda f, sizes=sizes: read_timm_folder(f, sizes), True),
             Cell("Google npz", "PipeViT", model, lambda f, sizes=sizes: read_npz(f, sizes), True),
         ]

@@ -75,7 +75,9 @@ def hugging_face(sizes: Sizes, **changes: Any) -> Any:
 
 
 def deit(sizes: Sizes, with_teacher: bool, **changes: Any) -> Any:
-    kind = transformers.DeiTForImageClassificationWithTeacher if with_teacher else transformers.DeiTForImageClassification
+    kind = (
+        transformers.DeiTForImageClassificationWithTeacher if with_teacher else transformers.DeiTForImageClassification
+    )
     return shaken(kind(hugging_face_config(sizes, transformers.DeiTConfig, **changes)))
 
 
@@ -138,8 +140,12 @@ def google_arrays(sizes: Sizes, pre_logits: int = 0, seed: int = 3) -> Dict[str,
         shapes[f"{block}MultiHeadDotProductAttention_1/out/bias"] = (width,)
         for norm in (0, 2):
             shapes.update({f"{block}LayerNorm_{norm}/{kind}": (width,) for kind in ("scale", "bias")})
-        shapes.update({f"{block}MlpBlock_3/Dense_0/kernel": (width, sizes.mlp), f"{block}MlpBlock_3/Dense_0/bias": (sizes.mlp,)})
-        shapes.update({f"{block}MlpBlock_3/Dense_1/kernel": (sizes.mlp, width), f"{block}MlpBlock_3/Dense_1/bias": (width,)})
+        shapes.update(
+            {f"{block}MlpBlock_3/Dense_0/kernel": (width, sizes.mlp), f"{block}MlpBlock_3/Dense_0/bias": (sizes.mlp,)}
+        )
+        shapes.update(
+            {f"{block}MlpBlock_3/Dense_1/kernel": (sizes.mlp, width), f"{block}MlpBlock_3/Dense_1/bias": (width,)}
+        )
     around = {name: 1.0 if name.endswith("/scale") else 0.0 for name in shapes}
     return {
         name: (around[name] + 0.05 * draw.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()
