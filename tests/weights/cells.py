@@ -172,19 +172,31 @@ def write_timm_distilled(folder: Path) -> float:
     return peers.difference(timm.create_model(f"local-dir:{folder / 'out'}", pretrained=True).eval(), model, TOY)
 
 
-def through_app(folder: Path, fp16: bool) -> float:
-    """The app's pretraining model, made from Google's arrays (with pre-logits), out and in again."""
-    sizes = TOY._replace(width=128, heads=2)
-    np.savez(folder / "model.npz", **peers.google_arrays(sizes, pre_logits=128))
+APP = TOY._replace(width=128, heads=2)  # 64 features a head, as in all of the app's models
+
+
+def read_app(folder: Path, fp16: bool, representation: int = 0) -> float:
+    model = peers.shaken(peers.AppViT(APP, representation))
+    model = model.half() if fp16 else model
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    return peers.difference(peers.ours(folder), model.float(), APP)
+
+
+def write_app(folder: Path, fp16: bool, pre_logits: int = 0) -> float:
+    np.savez(folder / "model.npz", **peers.google_arrays(APP, pre_logits))
     run(folder / "model.npz", folder / "app", "--to", "app", *(("--dtype", "fp16") if fp16 else ()))
-    return peers.difference(peers.ours(folder / "app"), rounded(peers.ours(folder / "model.npz"), fp16), sizes)
+    model = peers.AppViT(APP, pre_logits)
+    model.load_state_dict(torch.load(folder / "app" / "pytorch_model.bin", weights_only=True))
+    return peers.difference(model, rounded(peers.ours(folder / "model.npz"), fp16), APP)
 
 
-def through_app_hugging_face(folder: Path, fp16: bool) -> float:
+def write_app_hugging_face(folder: Path, fp16: bool) -> float:
+    """Opened by transformers, of which the app's fine-tuning model is a subclass."""
     source = start(folder, layer_norm_eps=1e-6)
     run(source, folder / "out", "--to", "app-hf", *(("--dtype", "fp16") if fp16 else ()))
-    assert (folder / "out" / "pytorch_model.bin").is_file()
-    return peers.difference(peers.ours(folder / "out"), rounded(peers.ours(source), fp16), TOY)
+    assert [path.name for path in (folder / "out").glob("*.bin")] == ["pytorch_model.bin"]
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder / "out").float().eval()
+    return peers.difference(model, rounded(peers.ours(source), fp16), TOY)
 
 
 def rounded(model: nn.Module, fp16: bool) -> nn.Module:
@@ -245,10 +257,12 @@ def cells() -> Dict[str, Cell]:
         Cell("PipeViT", "timm folder", "toy", lambda f: write_timm(f, TOY)),
         Cell("PipeViT", "timm file", "toy", write_timm_file),
         Cell("PipeViT, two heads", "timm DeiT", "toy", write_timm_distilled),
-        Cell("Google npz", "app pretraining, and in again", "toy", lambda f: through_app(f, False)),
-        Cell("Google npz", "app pretraining fp16, and in again", "toy", lambda f: through_app(f, True)),
-        Cell("PipeViT", "app fine-tuning, and in again", "toy", lambda f: through_app_hugging_face(f, False)),
-        Cell("PipeViT", "app fine-tuning fp16, and in again", "toy", lambda f: through_app_hugging_face(f, True)),
+        Cell("app pretraining", "PipeViT", "toy", lambda f: read_app(f, False)),
+        Cell("app pretraining fp16, pre-logits", "PipeViT", "toy", lambda f: read_app(f, True, 128)),
+        Cell("PipeViT", "app pretraining", "toy", lambda f: write_app(f, False)),
+        Cell("PipeViT", "app pretraining fp16, pre-logits", "toy", lambda f: write_app(f, True, 128)),
+        Cell("PipeViT", "app fine-tuning", "toy", lambda f: write_app_hugging_face(f, False)),
+        Cell("PipeViT", "app fine-tuning fp16", "toy", lambda f: write_app_hugging_face(f, True)),
         Cell("PipeViT", "ONNX, batch 1 and 3", "toy", lambda f: write_onnx(f, TOY)),
         Cell("PipeViT", "torch.export", "toy", lambda f: write_exported_program(f, TOY)),
     ]

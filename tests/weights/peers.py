@@ -194,3 +194,53 @@ class FlaxViT(nn.Module):
 
     def _dense(self, x: Tensor, name: str) -> Tensor:
         return x @ self.arrays[f"{name}/kernel"] + self.arrays[f"{name}/bias"]
+
+
+class AppViT(nn.Module):
+    """The PopTorch app's pretraining model: its parameter names, and what its documentation says they compute."""
+
+    def __init__(self, sizes: Sizes, representation: int = 0) -> None:
+        super().__init__()
+        width, tokens = sizes.width, (sizes.image // sizes.patch) ** 2 + 1
+        model = nn.Module()
+        model.embeddings = nn.Module()
+        model.embeddings.patch_embeddings = nn.Conv2d(3, width, sizes.patch, sizes.patch)
+        model.embeddings.position_embeddings = nn.Parameter(torch.zeros(1, tokens, width))
+        model.embeddings.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        model.encoder = nn.Module()
+        model.encoder.layer = nn.ModuleList(self._layer(width, sizes.mlp) for _ in range(sizes.depth))
+        model.encoder.encoder_norm = nn.LayerNorm(width, eps=1e-6)
+        if representation:
+            model.representation = nn.Module()
+            model.representation.representation_layer = nn.Linear(width, representation)
+        model.head = nn.Linear(representation or width, sizes.classes)
+        self.model, self.heads = model, sizes.heads
+
+    @staticmethod
+    def _layer(width: int, mlp: int) -> nn.Module:
+        layer = nn.Module()
+        layer.attention_norm, layer.ffn_norm = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
+        layer.attn, layer.ffn = nn.Module(), nn.Module()
+        for part in ("query", "key", "value", "out"):
+            setattr(layer.attn, part, nn.Linear(width, width))
+        layer.ffn.fc1, layer.ffn.fc2 = nn.Linear(width, mlp), nn.Linear(mlp, width)
+        return layer
+
+    def forward(self, images: Tensor) -> Tensor:
+        embeddings, encoder = self.model.embeddings, self.model.encoder
+        x = embeddings.patch_embeddings(images).flatten(2).transpose(1, 2)
+        x = torch.cat([embeddings.cls_token.expand(len(x), -1, -1), x], 1) + embeddings.position_embeddings
+        for layer in encoder.layer:
+            x = x + self._attention(layer.attn, layer.attention_norm(x))
+            x = x + layer.ffn.fc2(nn.functional.gelu(layer.ffn.fc1(layer.ffn_norm(x))))
+        x = encoder.encoder_norm(x)[:, 0]
+        if hasattr(self.model, "representation"):
+            x = torch.tanh(self.model.representation.representation_layer(x))
+        return self.model.head(x)
+
+    def _attention(self, attn: nn.Module, x: Tensor) -> Tensor:
+        query, key, value = (
+            part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (attn.query, attn.key, attn.value)
+        )
+        weights = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+        return attn.out((weights @ value).transpose(1, 2).flatten(2))
