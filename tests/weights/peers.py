@@ -83,8 +83,12 @@ def deit(sizes: Sizes, with_teacher: bool, **changes: Any) -> Any:
 
 def timm_model(sizes: Sizes, name: str = "vit_base_patch16_224", **changes: Any) -> Any:
     arguments = {
-        **{"img_size": sizes.image, "patch_size": sizes.patch, "embed_dim": sizes.width},
-        **{"depth": sizes.depth, "num_heads": sizes.heads, "num_classes": sizes.classes},
+        "img_size": sizes.image,
+        "patch_size": sizes.patch,
+        "embed_dim": sizes.width,
+        "depth": sizes.depth,
+        "num_heads": sizes.heads,
+        "num_classes": sizes.classes,
     }
     return shaken(timm.create_model(name, **{**arguments, **changes}))
 

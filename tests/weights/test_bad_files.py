@@ -206,5 +206,5 @@ def test_links_in_a_circle_and_empty_folders_are_no_checkpoints(tmp_path: Path) 
 
 def test_a_config_without_weights_is_refused(tmp_path: Path) -> None:
     peers.hugging_face_config(TOY).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="has no weights: none of model.safetensors"):
+    with pytest.raises(UserError, match="has no weights: none of "):
         open_model(str(tmp_path))

@@ -320,7 +320,7 @@ def test_a_flag_keeps_its_epsilon_and_says_so(tmp_path: Path) -> None:
 
 def test_other_pixels_than_the_checkpoints_are_said(tmp_path: Path) -> None:
     saved_hugging_face(tmp_path / "hf")
-    config, notes, _ = fine_tuned(tmp_path, "--image-mean", "0.485", "0.456", "0.406")
+    _, notes, _ = fine_tuned(tmp_path, "--image-mean", "0.485", "0.456", "0.406")
     assert "image_mean is 0.485 0.456 0.406, the checkpoint was trained with 0.5" in notes
     assert not any(note.startswith("image_std") for note in notes)
 
