@@ -26,11 +26,8 @@ def open_model(source: str, use_ema: bool = True) -> SavedModel:
     path = fetch(source) if is_hub_name(source) else user_path(source)
     if path.name in FILES and (path.parent / "config.json").is_file():
         path = path.parent  # which says more of the model than the file
-    if not (path / "config.json").is_file():
-        step = step_folder_of(path)
-        if step is not None:
-            return open_step_folder(source, step, use_ema)
-    saved = _open_foreign(source, path)
+    step = None if (path / "config.json").is_file() else step_folder_of(path)
+    saved = open_step_folder(source, step, use_ema) if step is not None else _open_foreign(source, path)
     if saved is None:
         raise UserError(_not_a_checkpoint(source, path))
     check_complete(saved)

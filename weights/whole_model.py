@@ -63,7 +63,9 @@ def build_whole(arch: Architecture, tensors: Mapping[str, Tensor]) -> VisionTran
     """The model in evaluation mode, computing in float32 whatever its weights are stored in."""
     with torch.device("meta"):
         model = VisionTransformer(arch)
-    model.load_state_dict(dict(tensors), strict=True, assign=True)
-    # Its type is the one that the activations get (`VisionTransformer.embed`).
-    model.cls_token = torch.nn.Parameter(tensors["cls_token"].float())
-    return model.eval().requires_grad_(False)
+    for name in parameter_shapes(arch):
+        owner, _, leaf = name.rpartition(".")
+        # The class token's type is the one that the activations get (`VisionTransformer.embed`).
+        value = tensors[name].float() if name == "cls_token" else tensors[name]
+        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+    return model.eval()
