@@ -117,6 +117,13 @@ class Config(BaseModel):
     )
     resume_training_from_checkpoint: bool = key(False, TRAINING, "go on with the newest saved step of a run")
     validation_epochs: int = key(1, TRAINING, "validate every so many epochs, and at the end; 0 never", ge=0)
+    early_stopping: Optional[int] = key(
+        None,
+        TRAINING,
+        "end after so many validations in a row that were no better than the best; null: never",
+        when=lambda c, r: c.validation_epochs > 0,
+        gt=0,
+    )
     on_nonfinite: Literal["stop", "skip"] = key("stop", TRAINING, "what a gradient that is not finite does to the run")
     precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
     compile: Literal["auto", "on", "off"] = key(
@@ -376,6 +383,25 @@ class Config(BaseModel):
     keep_best: bool = key(
         True, OUTPUT, "also save the best validated step", when=lambda c, r: _saves(c, r) and c.validation_epochs > 0
     )
+    keep_last: Optional[int] = key(
+        None, OUTPUT, "how many of the steps saved on schedule are kept; null: all", when=_saves, gt=0
+    )
+    keep_every: Optional[int] = key(
+        None, OUTPUT, "steps that are a multiple of it are kept in any case", when=_saves, gt=0
+    )
+    background_save: bool = key(
+        True, OUTPUT, "write checkpoints while training goes on, from a copy in memory", when=_saves
+    )
+    on_save_error: Literal["stop", "warn"] = key(
+        "stop", OUTPUT, "what a checkpoint that cannot be written does to the run; warn goes on", when=_saves
+    )
+    resume_step: Optional[int] = key(
+        None,
+        OUTPUT,
+        "with --resume: the step to go on from; null: the newest",
+        when=lambda c, r: c.resume_training_from_checkpoint,
+        gt=0,
+    )
     run_name: Optional[str] = key(None, OUTPUT, "name of the run in its folder's name and in W&B; default the config's")
     wandb: bool = key(False, OUTPUT, "report to Weights & Biases")
     wandb_project_name: str = key("torch-vit", OUTPUT, "its project", when=lambda c, r: c.wandb)
@@ -456,7 +482,7 @@ class Config(BaseModel):
 
     def to_yaml(self) -> str:
         """A file for --config-file with this config alone: all keys but the defaults that no runtime here uses."""
-        values = self.model_dump(mode="json", exclude={*FLAG_ONLY, "resume_training_from_checkpoint"})
+        values = self.model_dump(mode="json", exclude={*FLAG_ONLY, "resume_training_from_checkpoint", "resume_step"})
         used = {name for name in values for runtime in RUNTIMES if self._has_effect(name, runtime)}
         return config_text(self.config, {name: values[name] for name in values if name in used | self._given})
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
-import checkpoint
 from allocation import allocation_table
 from checkpoint import Progress
 from dataset.bad_images import BadImageLog
@@ -18,7 +17,10 @@ from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
 from reporting.build import build_reporters
+from resuming import resume
+from run_folder import new_run_folder
 from runtime.build import build_runtime
+from saving import Saver
 from training import Run, number_of_steps
 from weights.card import card_of
 
@@ -43,17 +45,21 @@ def prepare_run(config: Config, placement: Placement) -> Run:
     notes = [allocation_table(config, placement)] + opening_notes(config, placement, runtime)
     notes += data_notes(config, source, held_out, train)
     folder, progress = _folder_and_progress(config, runtime, train, fingerprint(source), notes)
-    progress.data = fingerprint(source)
     card = card_of(config, source.class_names, multi_label=source.labels.ndim == 2)
     if folder is not None:
         bad_images.write_into(folder)
     reporters = []
     if runtime.is_main:
         reporters = build_reporters(
-            config, str(folder) if folder else None, number_of_steps(config, train.steps_per_epoch), progress.step
+            config,
+            str(folder) if folder else None,
+            number_of_steps(config, train.steps_per_epoch, progress.shift),
+            progress.step,
         )
     commands = _commands(config, folder)
-    run = Run(config, runtime, train, validation, reporters, folder, progress, card, bad_images, *commands)
+    run = Run(config, runtime, train, validation, reporters, folder, progress, card, bad_images, None, *commands)
+    if folder is not None:
+        run.saver = Saver(folder, runtime, config, card, run.note)
     if progress.step >= run.num_steps:
         notes.append(
             f"the run has all its {run.num_steps:,} steps already; a larger --epochs or --training-steps goes on"
@@ -123,44 +129,16 @@ def _folder_and_progress(
 ) -> Tuple[Optional[Path], Progress]:
     """A resumed run's folder and state, or a new folder and the starting weights."""
     if config.resume_training_from_checkpoint:
-        step_folder = Path(runtime.from_main(str(checkpoint.find_run_to_resume(config)) if runtime.is_main else None))
-        progress = checkpoint.read_progress(step_folder)
-        _check_same_steps(progress, train, config, step_folder)
-        _check_same_data(progress, data, step_folder)
-        _check_same_optimizer(progress, config, step_folder)
-        progress = checkpoint.restore(step_folder, runtime)
-        if runtime.is_main:
-            checkpoint.write_config(step_folder.parent, config)
-        notes.append(f"resumed after step {progress.step} from {step_folder}")
-        return step_folder.parent, progress
-    folder = runtime.from_main(checkpoint.new_run_folder(config) if runtime.is_main else None)
-    return folder, Progress(0, train.steps_per_epoch, config.samples_per_step, optimizer=config.optimizer)
-
-
-def _check_same_steps(progress: Progress, train: TrainLoader, config: Config, step_folder: Path) -> None:
-    saved, now = (progress.steps_per_epoch, progress.samples_per_step), (train.steps_per_epoch, config.samples_per_step)
-    if saved != now:
-        raise UserError(
-            f"{step_folder} was trained with {saved[0]} host steps an epoch of {saved[1]} images, now it would be "
-            f"{now[0]} of {now[1]}.\n       Keep micro_batch_size x gradient_accumulation x replication_factor x "
-            "device_iterations and the data set, or start anew from it with --pretrained-checkpoint."
-        )
-
-
-def _check_same_data(progress: Progress, data: str, step_folder: Path) -> None:
-    if progress.data and progress.data != data:
-        raise UserError(
-            f"{step_folder} was trained on other data: {progress.data.split()[0]} images then, {data.split()[0]} now, or other "
-            "labels.\n       Go on with the data that it began with, or start anew from it with --pretrained-checkpoint."
-        )
-
-
-def _check_same_optimizer(progress: Progress, config: Config, step_folder: Path) -> None:
-    if progress.optimizer and progress.optimizer != config.optimizer:
-        raise UserError(
-            f"{step_folder} holds the state of {progress.optimizer}, but optimizer = {config.optimizer}.\n"
-            "       Go on with the optimiser that it began with, or start anew from it with --pretrained-checkpoint."
-        )
+        folder, progress, more = resume(config, runtime, train.steps_per_epoch, data)
+        notes += more
+        return folder, progress
+    new = runtime.from_main(new_run_folder(config) if runtime.is_main else None)
+    return new, Progress(
+        steps_per_epoch=train.steps_per_epoch,
+        samples_per_step=config.samples_per_step,
+        optimizer=config.optimizer,
+        data=data,
+    )
 
 
 def _check_same_everywhere(runtime: Runtime, sources: Sequence[Optional[Source]]) -> None:

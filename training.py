@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional,
 
 import torch
 
-import checkpoint
 import metrics
 from batch import HostBatch
-from checkpoint import Progress
 from dataset.bad_images import FILE_NAME
 from errors import UserError
 from optimization import learning_rate_of
 from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
 
 if TYPE_CHECKING:
+    from checkpoint import Progress
     from config import Config
     from dataset.bad_images import BadImageLog
     from dataset.loader import EvalLoader, TrainLoader
     from runtime.base import Runtime, StepResult
+    from saving import Saver
     from weights.card import ModelCard
 
 WARM_UP_STEPS = 2  # left out of the mean throughput: memory is allocated and code compiled in them
@@ -45,15 +45,16 @@ class Run:
     reporters: List[Reporter]
     folder: Optional[Path]
     progress: Progress
-    card: ModelCard  # of the model, saved with every step
+    card: ModelCard
     bad_images: BadImageLog
+    saver: Optional[Saver]  # where there is a folder
     next_command: Optional[str] = None
     resume_command: Optional[str] = None
     last_finite: str = ""  # the figures of the newest step in which all were finite
 
     @property
     def num_steps(self) -> int:
-        return number_of_steps(self.config, self.train.steps_per_epoch)
+        return number_of_steps(self.config, self.train.steps_per_epoch, self.progress.shift)
 
     def note(self, *texts: str) -> None:
         """Tells the user something, once, from the main process."""
@@ -62,9 +63,9 @@ class Run:
                 reporter.note(text)
 
 
-def number_of_steps(config: Config, steps_per_epoch: int) -> int:
-    """Host steps of a run: `epochs` if given, else `training_steps`."""
-    return config.epochs * steps_per_epoch if config.epochs else config.training_steps
+def number_of_steps(config: Config, steps_per_epoch: int, shift: int = 0) -> int:
+    """Host steps of a run: `epochs` if given, else `training_steps`. `shift`: see `checkpoint.Progress`."""
+    return config.epochs * steps_per_epoch + shift if config.epochs else config.training_steps
 
 
 class StopSignal:
@@ -121,6 +122,10 @@ def fit(run: Run) -> int:
     """Trains to the end, or until a signal or a non-finite gradient stops the run. Returns the exit code."""
     try:
         return _fit(run)
+    except Exception:
+        if run.saver is not None:
+            run.saver.give_up()
+        raise
     finally:
         for reporter in run.reporters:  # after an error, too: the terminal's cursor comes back, events get written
             reporter.close()
@@ -147,8 +152,10 @@ def _fit(run: Run) -> int:
             _stop_on_nonfinite(run, result)
             code = run.runtime.maximum(128 + stop.number if stop.number else 0)
             is_best = _validate_if_due(run, last=code != 0)
-            _save_if_due(run, is_best, last=code != 0)
-            if code:
+            ends = code != 0 or _no_longer_improves(run)
+            _save_if_due(run, is_best, last=ends)
+            _report_saved(run)
+            if ends:
                 break
     _finish(run, watch, code)
     return code
@@ -173,8 +180,8 @@ def evaluate(
 
 def _host_batches(run: Run) -> Iterator[HostBatch]:
     """The host batches from where the run is to its end, across epochs."""
-    while run.progress.step < run.num_steps:
-        epoch, start = divmod(run.progress.step, run.train.steps_per_epoch)
+    while run.progress.step < run.num_steps and not _no_longer_improves(run):
+        epoch, start = divmod(run.progress.position, run.train.steps_per_epoch)
         for batch in run.train.epoch(epoch, start):
             yield batch
             if run.progress.step >= run.num_steps:
@@ -197,8 +204,8 @@ def _report_step(
     record = StepRecord(
         step=run.progress.step,
         num_steps=run.num_steps,
-        epoch=run.progress.step / run.train.steps_per_epoch,
-        num_epochs=run.num_steps / run.train.steps_per_epoch,
+        epoch=run.progress.position / run.train.steps_per_epoch,
+        num_epochs=(run.num_steps - run.progress.shift) / run.train.steps_per_epoch,
         learning_rate=learning_rate,
         loss=result.loss,
         accuracy=result.accuracy,
@@ -240,9 +247,10 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
     if not _must_stop(run, result):
         return
     step, saved = run.progress.step, ""
-    if run.folder is not None:
-        folder = checkpoint.save(run.folder, run.runtime, run.progress, run.card)
-        saved = f" The weights before it are in {folder}."
+    if run.saver is not None:
+        run.saver.save(run.progress)
+        run.saver.wait()
+        saved = f" The weights before it are in {run.folder}/step_{step}."
     whose = result.nonfinite or "the loss"
     others = ", set max_grad_norm, or leave such updates out with --on-nonfinite skip"
     if run.config.combines_accumulators:  # which does neither
@@ -263,7 +271,7 @@ def _validate_if_due(run: Run, last: bool) -> bool:
     if run.validation is None or not every or last:
         return False
     at_end = progress.step == run.num_steps
-    if progress.step % (every * run.train.steps_per_epoch) and not at_end:
+    if progress.position % (every * run.train.steps_per_epoch) and not at_end:
         return False
     if run.config.ema_decay:
         _validate(run, may_be_best=False)
@@ -284,9 +292,11 @@ def _validate(run: Run, averaged: bool = False, may_be_best: bool = True) -> boo
     is_best = may_be_best and (progress.best_top1 is None or result.top1 > progress.best_top1)
     if is_best:
         progress.best_top1, progress.best_step = result.top1, progress.step
+    if may_be_best:
+        progress.validations_since_best = 0 if is_best else progress.validations_since_best + 1
     record = ValidationRecord(
         step=progress.step,
-        epoch=progress.step / run.train.steps_per_epoch,
+        epoch=progress.position / run.train.steps_per_epoch,
         loss=result.loss,
         top1=result.top1,
         top5=result.top5,
@@ -301,17 +311,38 @@ def _validate(run: Run, averaged: bool = False, may_be_best: bool = True) -> boo
     return is_best
 
 
+def _no_longer_improves(run: Run) -> bool:
+    """Whether `early_stopping` ends the run."""
+    limit = run.config.early_stopping
+    return limit is not None and run.progress.validations_since_best >= limit
+
+
 def _save_if_due(run: Run, is_best: bool, last: bool) -> None:
     """Saves every `checkpoint_save_steps` steps, at the end, and where validation was the best so far."""
-    if run.folder is None:
+    if run.saver is None:
         return
     keep_best = is_best and run.config.keep_best
     step = run.progress.step
     if keep_best or last or step == run.num_steps or step % run.config.checkpoint_save_steps == 0:
-        checkpoint.save(run.folder, run.runtime, run.progress, run.card, is_best=keep_best)
+        run.saver.save(run.progress, is_best=keep_best)
+
+
+def _report_saved(run: Run) -> None:
+    """Tells of the steps that have come onto the disk since the last time."""
+    for record in run.saver.poll() if run.saver is not None else ():
+        for reporter in run.reporters:
+            reporter.saved(record)
 
 
 def _finish(run: Run, watch: Stopwatch, code: int) -> None:
+    if run.saver is not None:
+        run.saver.wait()
+    _report_saved(run)
+    if _no_longer_improves(run):
+        run.note(
+            f"stopped early: {run.progress.validations_since_best} validations in a row were not better than the best "
+            "(a larger --early-stopping goes on)"
+        )
     interrupted = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGTERM: "SIGTERM"}.get(code)
     summary = Summary(
         steps=run.progress.step,

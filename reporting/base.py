@@ -1,4 +1,4 @@
-"""What a run reports (three records) and who listens to it (a reporter)."""
+"""What a run reports (four records) and who listens to it (a reporter)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ class ValidationRecord:
 
 
 @dataclass(frozen=True)
+class SaveRecord:
+    """A step that is on the disk. `stall_seconds` is what training waited for it, `seconds` what it took in all."""
+
+    step: int
+    stall_seconds: float
+    seconds: float
+    num_bytes: int
+
+
+@dataclass(frozen=True)
 class Summary:
     """How a run ended. What is not known is None; `interrupted` names what stopped the run early, e.g. "Ctrl-C"."""
 
@@ -79,6 +89,9 @@ class Reporter:
 
     def validated(self, record: ValidationRecord) -> None:
         """A validation pass has ended."""
+
+    def saved(self, record: SaveRecord) -> None:
+        """A step has come onto the disk, perhaps some steps after it was made."""
 
     def finished(self, summary: Summary) -> None:
         """The run has ended in order: all steps done, or stopped early on request."""

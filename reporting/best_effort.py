@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
-from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+from reporting.base import Reporter, SaveRecord, StepRecord, Summary, ValidationRecord
 
 
 class BestEffort(Reporter):
@@ -27,6 +27,10 @@ class BestEffort(Reporter):
     def validated(self, record: ValidationRecord) -> None:
         if self._reporter is not None:
             self._attempt(self._reporter.validated, record)
+
+    def saved(self, record: SaveRecord) -> None:
+        if self._reporter is not None:
+            self._attempt(self._reporter.saved, record)
 
     def finished(self, summary: Summary) -> None:
         if self._reporter is not None:

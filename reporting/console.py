@@ -7,7 +7,7 @@ import sys
 from typing import Optional, TextIO
 
 from reporting import lines
-from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+from reporting.base import Reporter, SaveRecord, StepRecord, Summary, ValidationRecord
 
 
 class ConsoleReporter(Reporter):
@@ -31,6 +31,9 @@ class ConsoleReporter(Reporter):
 
     def validated(self, record: ValidationRecord) -> None:
         self._write(lines.validation_line(record))
+
+    def saved(self, record: SaveRecord) -> None:
+        self._write(lines.saved_line(record))
 
     def finished(self, summary: Summary) -> None:
         self.close()

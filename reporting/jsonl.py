@@ -1,6 +1,6 @@
-"""metrics.jsonl: one JSON object a line for each host step and each validation, made to be read by programs.
+"""metrics.jsonl: one JSON object a line for each host step, each validation and each saved step, made to be read by programs.
 
-A line has an "event" ("step" or "validation"), the "time" (seconds since 1970) and the record's fields.
+A line has an "event" ("step", "validation" or "saved"), the "time" (seconds since 1970) and the record's fields.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, TextIO, Union
 
-from reporting.base import Reporter, StepRecord, ValidationRecord
+from reporting.base import Reporter, SaveRecord, StepRecord, ValidationRecord
 
 
 class JsonlReporter(Reporter):
@@ -35,10 +35,13 @@ class JsonlReporter(Reporter):
     def validated(self, record: ValidationRecord) -> None:
         self._append("validation", record)
 
+    def saved(self, record: SaveRecord) -> None:
+        self._append("saved", record)
+
     def close(self) -> None:
         self._file.close()
 
-    def _append(self, event: str, record: Union[StepRecord, ValidationRecord]) -> None:
+    def _append(self, event: str, record: Union[StepRecord, ValidationRecord, SaveRecord]) -> None:
         fields = {"event": event, "time": round(time.time(), 3), **json_fields(asdict(record))}
         self._file.write(json.dumps(fields, allow_nan=False) + "\n")
 

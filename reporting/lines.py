@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import List
 
-from reporting.base import StepRecord, Summary, ValidationRecord
+from reporting.base import SaveRecord, StepRecord, Summary, ValidationRecord
 
 STARVING = 0.1  # share of the time above which waiting for data is worth a remark
 
@@ -35,6 +35,14 @@ def validation_line(record: ValidationRecord) -> str:
     return (
         f"{whose}Valid Loss: {record.loss:.3f} Valid Accuracy: {record.top1:.5f} {second_score(record)}: {record.top5:.5f}"
         f" ({record.num_samples:,} samples, {record.seconds:.1f} s{best})"
+    )
+
+
+def saved_line(record: SaveRecord) -> str:
+    """One step that is on the disk, on one line."""
+    return (
+        f"Saved step_{record.step}: {size(record.num_bytes)} in {record.seconds:.2f} s"
+        f" (training waited {record.stall_seconds:.3f} s)"
     )
 
 
@@ -85,3 +93,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def size(num_bytes: int) -> str:
+    """size(1234567) -> "1.2 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= scale:
+            return f"{num_bytes / scale:.1f} {unit}"
+    return f"{num_bytes / 1e3:.0f} kB"

@@ -32,7 +32,8 @@ class StepResult:
 class Runtime(Protocol):
     """A model, its optimiser and the device or processes that they live on.
 
-    All processes of a run call the same methods in the same order. Tensors are given and taken on the CPU.
+    All processes of a run call the same methods in the same order. Tensors are given and taken on the CPU, but for weights and
+    optimiser state.
     """
 
     is_main: bool  # the one process that prints and writes reports
@@ -58,7 +59,10 @@ class Runtime(Protocol):
         ...
 
     def weights(self, averaged: bool = False) -> Dict[int, Dict[str, Tensor]]:
-        """This process's parts (part number -> parameter name -> tensor) that it is the one to save; or their averages."""
+        """This process's parts (part number -> parameter name -> tensor) that it is the one to save; or their averages.
+
+        On the device, and the next step changes them.
+        """
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor], averages: Optional[Mapping[str, Tensor]] = None) -> None:
@@ -92,6 +96,10 @@ class Runtime(Protocol):
 
     def from_main(self, value: Any) -> Any:
         """The main process's value, in every process."""
+        ...
+
+    def gather(self, value: Any) -> List[Any]:
+        """Every process's value, in every process."""
         ...
 
     def barrier(self) -> None: ...

@@ -96,7 +96,7 @@ class PipelineRuntime:
         keep_freed_memory(self.device)
         yield_the_core_rarely(self.device)
         self.precision = precision_of(config)
-        peers = self._connect()
+        self._peers = self._connect()
         self.is_main = rank == 0
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
         self.has_head, self.has_embed = parts[-1].has_head, parts[0].has_embed
@@ -116,7 +116,7 @@ class PipelineRuntime:
         self._stages = self._build_stages(arch, config.micro_batch_size)
         self._schedule = self._build_schedule(self._stages, self.micro_batches, self._loss) if config.trains else None
         self._build_evaluation(arch)
-        self.update = WeightUpdate(config, list(self.models.values()), peers)
+        self.update = WeightUpdate(config, list(self.models.values()), self._peers)
         self.num_optimizer_parts = self.num_parts * self.update.num_shards
         self._loss_and_correct = torch.zeros(2, device=self.device)
 
@@ -252,8 +252,7 @@ class PipelineRuntime:
         if not weights:
             return {}
         return {
-            index: {name: weights[name].detach().cpu() for name in names}
-            for index, names in self._names_of_parts().items()
+            index: {name: weights[name].detach() for name in names} for index, names in self._names_of_parts().items()
         }
 
     def parameter_names(self) -> dict[str, Any]:
@@ -277,7 +276,7 @@ class PipelineRuntime:
         state = self.update.state()
         return {
             index * shards + shard: {
-                full_name: value.cpu() for full_name, value in state.items() if full_name.rsplit(".", 1)[0] in names
+                full_name: value for full_name, value in state.items() if full_name.rsplit(".", 1)[0] in names
             }
             for index, names in self._names_of_parts().items()
         }
@@ -309,6 +308,9 @@ class PipelineRuntime:
         holder = [value]
         dist.broadcast_object_list(holder, src=0, device=self.device)
         return holder[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        return self._peers.gather(value)
 
     def barrier(self) -> None:
         dist.barrier()

@@ -103,7 +103,7 @@ class SingleRuntime:
 
     def weights(self, averaged: bool = False) -> Dict[int, Dict[str, Tensor]]:
         weights = self.update.weights(averaged)
-        return {0: {name: value.detach().cpu() for name, value in weights.items()}} if weights else {}
+        return {0: {name: value.detach() for name, value in weights.items()}} if weights else {}
 
     def parameter_names(self) -> Dict[str, Any]:
         return {name: tuple(parameter.shape) for name, parameter in self.model.named_parameters()}
@@ -120,7 +120,7 @@ class SingleRuntime:
         self.update.loss_scale.factor = factor
 
     def optimizer_state(self) -> Dict[int, Dict[str, Tensor]]:
-        return {0: {name: value.cpu() for name, value in self.update.state().items()}}
+        return {0: self.update.state()}
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
         self.update.load_state(dict(state))
@@ -137,6 +137,9 @@ class SingleRuntime:
 
     def from_main(self, value: Any) -> Any:
         return value
+
+    def gather(self, value: Any) -> List[Any]:
+        return [value]
 
     def barrier(self) -> None:
         return None

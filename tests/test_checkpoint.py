@@ -16,7 +16,9 @@ from checkpoint import Progress
 from config import load_config
 from errors import UserError
 from placement import place_single
+from run_folder import find_step_to_resume, new_run_folder, saved_steps
 from runtime.single import SingleRuntime
+from saving import Saver
 from tests.small import host_batch, small_config
 from weights.card import card_of
 from weights.pretrained import load_pretrained, open_pretrained
@@ -32,11 +34,16 @@ def trained(tmp_path: Path, **keys: Any) -> SingleRuntime:
 
 def saved(tmp_path: Path, step: int = 5, **keys: Any) -> Path:
     (tmp_path / "run").mkdir(exist_ok=True)
-    return save(tmp_path / "run", trained(tmp_path, **keys), Progress(step, 10, 8, 0.5, 3), is_best=True)
+    return save(
+        tmp_path / "run", trained(tmp_path, **keys), Progress(step, 10, 8, best_top1=0.5, best_step=3), is_best=True
+    )
 
 
 def save(run_folder: Path, runtime: SingleRuntime, progress: Progress, is_best: bool = False) -> Path:
-    return checkpoint.save(run_folder, runtime, progress, card_of(runtime.config), is_best)
+    saver = Saver(run_folder, runtime, runtime.config, card_of(runtime.config), note=print)
+    saver.save(progress, is_best)
+    saver.wait()
+    return run_folder / f"step_{progress.step}"
 
 
 def fresh(tmp_path: Path, **keys: Any) -> SingleRuntime:
@@ -59,10 +66,14 @@ STATES: List[Dict[str, Any]] = [
 def test_restored_step_is_the_saved_one_bit_for_bit_and_goes_on_so(tmp_path: Path, keys: Dict[str, Any]) -> None:
     runtime = trained(tmp_path, **keys)
     (tmp_path / "run").mkdir()
-    folder = save(tmp_path / "run", runtime, Progress(5, 10, 8, 0.5, 3))
+    folder = save(
+        tmp_path / "run", runtime, Progress(5, 10, 8, best_top1=0.5, best_step=3, optimizer=runtime.config.optimizer)
+    )
     restored = fresh(tmp_path, **keys)
     factor = 2.0 if keys.get("auto_loss_scaling") else 1.0
-    assert checkpoint.restore(folder, restored) == Progress(5, 10, 8, 0.5, 3, loss_scale_factor=factor)
+    assert checkpoint.restore(folder, restored) == Progress(
+        5, 10, 8, best_top1=0.5, best_step=3, loss_scale_factor=factor, optimizer=runtime.config.optimizer
+    )
     assert_same_state(runtime, restored)
     # The seed of the stochastic rounding is the run's.
     restored.update._rounding.seed = runtime.config.random_seed
@@ -100,7 +111,7 @@ def test_links_point_at_the_latest_and_the_best_step(tmp_path: Path) -> None:
     save(tmp_path / "run", trained(tmp_path), Progress(7, 10, 8))
     assert (tmp_path / "run" / "latest").resolve().name == "step_7"
     assert (tmp_path / "run" / "best").resolve().name == "step_5"
-    assert [path.name for path in checkpoint.saved_steps(tmp_path / "run")] == ["step_5", "step_7"]
+    assert [path.name for path in saved_steps(tmp_path / "run")] == ["step_5", "step_7"]
 
 
 class DiskFullError(Exception):
@@ -117,7 +128,7 @@ def test_a_save_that_breaks_off_leaves_no_step_and_the_next_one_works(tmp_path: 
     run = tmp_path / "run"
     with pytest.raises(DiskFullError):
         save(run, Breaking(config, place_single(config), num_cores=1), Progress(6, 10, 8))
-    assert [path.name for path in checkpoint.saved_steps(run)] == ["step_5"]
+    assert [path.name for path in saved_steps(run)] == ["step_5"]
     assert (run / "latest").resolve().name == "step_5"
     save(run, trained(tmp_path), Progress(6, 10, 8))
     assert (run / "latest").resolve().name == "step_6"
@@ -126,18 +137,18 @@ def test_a_save_that_breaks_off_leaves_no_step_and_the_next_one_works(tmp_path: 
 
 def test_a_run_folder_in_use_is_refused(tmp_path: Path) -> None:
     config = small_config(tmp_path, checkpoint_output_dir=str(tmp_path / "run"))
-    assert checkpoint.new_run_folder(config) == tmp_path / "run"
+    assert new_run_folder(config) == tmp_path / "run"
     with pytest.raises(UserError, match="already holds a run"):
-        checkpoint.new_run_folder(config)
+        new_run_folder(config)
 
 
 def test_resume_finds_the_newest_step(tmp_path: Path) -> None:
     config = small_config(tmp_path, checkpoint_output_dir=str(tmp_path / "run"))
     with pytest.raises(UserError, match="--resume finds no saved step"):
-        checkpoint.find_run_to_resume(config)
+        find_step_to_resume(config)
     saved(tmp_path, step=9)
     saved(tmp_path, step=10)
-    assert checkpoint.find_run_to_resume(config).name == "step_10"
+    assert find_step_to_resume(config).name == "step_10"
 
 
 def truncate(folder: Path) -> None:
@@ -160,6 +171,26 @@ def name_a_missing_tensor(folder: Path) -> None:
     path.write_text(json.dumps(index))
 
 
+def flip_a_byte(folder: Path, pattern: str) -> None:
+    path = next(folder.glob(pattern))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def flip_a_weight(folder: Path) -> None:
+    flip_a_byte(folder, "model-*.safetensors")
+
+
+def flip_a_state(folder: Path) -> None:
+    flip_a_byte(folder, "optimizer-*.safetensors")
+
+
+def change_a_figure(folder: Path) -> None:
+    path = folder / "run.json"
+    path.write_text(path.read_text().replace('"step": 5', '"step": 6'))
+
+
 def remove_progress(folder: Path) -> None:
     (folder / "run.json").unlink()
 
@@ -170,8 +201,11 @@ def remove_progress(folder: Path) -> None:
         (truncate, "cannot be read as safetensors"),
         (remove_part, "cannot be read as safetensors"),
         (break_index, "index.json is missing or damaged"),
-        (name_a_missing_tensor, "lacks blocks.99.norm1.weight"),
+        (name_a_missing_tensor, "index.json is damaged"),
         (remove_progress, "run.json is missing or damaged"),
+        (change_a_figure, "run.json is missing or damaged .it is not what was saved"),
+        (flip_a_weight, "model-00001-of-00001.safetensors is damaged"),
+        (flip_a_state, "optimizer-00001-of-00001.safetensors is damaged"),
     ],
 )
 def test_a_damaged_step_is_named(tmp_path: Path, damage: Any, words: str) -> None:
@@ -268,7 +302,7 @@ def test_resume_does_not_take_a_run_whose_name_only_begins_alike(
     for run in ("tiny-20260101-000000", "tiny-20260102-000000", "tiny-other-20260103-000000", "tinyish"):
         (Path("runs") / run / "step_3").mkdir(parents=True)
         (Path("runs") / run / "step_3" / "run.json").touch()
-    assert checkpoint.find_run_to_resume(config) == Path("runs/tiny-20260102-000000/step_3")
+    assert find_step_to_resume(config) == Path("runs/tiny-20260102-000000/step_3")
 
 
 def test_a_step_counted_from_0_is_the_next_one(tmp_path: Path) -> None:
@@ -282,13 +316,13 @@ def test_a_step_counted_from_0_is_the_next_one(tmp_path: Path) -> None:
 
 def test_a_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert checkpoint.new_run_folder(small_config(tmp_path, checkpoint_output_dir="~/mine")) == tmp_path / "mine"
+    assert new_run_folder(small_config(tmp_path, checkpoint_output_dir="~/mine")) == tmp_path / "mine"
 
 
 def test_the_saved_config_works_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = small_config(tmp_path, checkpoint_output_dir="run", dataset="folder", dataset_path="images")
-    folder = checkpoint.new_run_folder(config)
+    folder = new_run_folder(config)
     assert folder is not None
     again = load_config("finetune", ["--config-file", str(folder / "config.yaml")])
     assert again.dataset_path == str(tmp_path / "images")

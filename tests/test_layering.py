@@ -17,15 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = {"tests", "benchmarks", "docs", "data", "output", "runs"}
 
 COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan", "verify", "convert")
-LEAVES = (
-    "config",
-    "errors",
-    "arguments",
-    "seeding",
-    "batch",
-)  # everyone may import these; they themselves, errors alone
+# Everyone may import these; they themselves, errors alone.
+LEAVES = ("config", "errors", "arguments", "seeding", "batch")
+RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 ROOMS = (
-    *("allocation", "launch", "training", "checkpoint", "metrics", "placement", "machine", "optimization"),
+    *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
     *("inspection_text", "ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting"),
 )
 
@@ -36,13 +32,28 @@ MAY_IMPORT = {
     "run_setup": (ROOMS, "what the recipes share before their loop starts"),
     "launch": (("placement", "machine"), "starts commands by name, before torch is imported"),
     "training": (
-        ("runtime.base", "dataset", "reporting", "checkpoint", "metrics", "optimization", "optim", "weights.card"),
+        ("runtime.base", "dataset", "reporting", *RUN_FOLDER, "metrics", "optimization", "optim", "weights.card"),
         "the one loop: it knows the runtime protocol, not a runtime",
     ),
-    "checkpoint": (
-        ("runtime.base", "weights.tensor_files", "weights.card", "metrics"),
-        "saves what any runtime hands out",
+    "saving": (
+        (
+            "step_writer",
+            "checkpoint",
+            "run_folder",
+            "runtime.base",
+            "reporting.base",
+            "weights.card",
+            "weights.tensor_files",
+        ),
+        "copies what any runtime hands out",
     ),
+    "step_writer": (
+        ("checkpoint", "run_folder", "reporting.base", "weights.card", "weights.tensor_files"),
+        "writes what it is handed, without a runtime",
+    ),
+    "resuming": (("checkpoint", "run_folder", "runtime.base", "weights.card"), "puts back what was saved"),
+    "checkpoint": (("runtime.base", "weights.card", "weights.tensor_files"), "the form of a saved step"),
+    "run_folder": ((), "files and links of a run, whatever is in them"),
     "runtime": (("models", "optim", "optimization", "placement", "machine", "ipu_options"), "runs the model"),
     "ipu_options": (("models.stages", "machine"), "translates a config for PopTorch"),
     "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Dict, Mapping, Optional, Tuple
 
 from torch import Tensor
 
 from errors import UserError
 from weights.card import ModelCard
 from weights.saved_model import SavedModel
-from weights.tensor_files import open_indexed, write_index, write_part
+from weights.tensor_files import open_indexed, part_name, write_index, write_part, write_text
 
 KIND = "step folder"
 EMA_INDEX = "ema.safetensors.index.json"
@@ -43,20 +43,23 @@ def open_step_folder(source: str, folder: Path, use_ema: bool = True) -> SavedMo
     """
     averaged = use_ema and (folder / EMA_INDEX).is_file()
     notes = ("the checkpoint's averaged weights are used (--use-ema false takes the others)",) if averaged else ()
-    return SavedModel(source, KIND, _read_card(folder), open_indexed(folder, "ema" if averaged else "model"), notes)
+    card, digests = _read_details(folder)
+    return SavedModel(source, KIND, card, open_indexed(folder, "ema" if averaged else "model", digests), notes)
 
 
-def _read_card(folder: Path) -> ModelCard:
+def _read_details(folder: Path) -> Tuple[ModelCard, Dict[str, str]]:
+    """The model's card, and the SHA-256 of the step's files by name."""
     path = folder / "run.json"
     try:
-        return ModelCard.from_json(json.loads(path.read_text(encoding="utf-8"))["model"])
+        details = json.loads(path.read_text(encoding="utf-8"))
+        return ModelCard.from_json(details["model"]), dict(details.get("files", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}).\n       Use another step.") from error
 
 
 def write_step_folder(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
     """A step folder of weights alone, from which runs start."""
-    write_part(folder, "model", 0, 1, tensors)
+    write_part(folder / part_name("model", 0, 1), {name: tensor.contiguous() for name, tensor in tensors.items()})
     write_index(folder, "model", 1)
     details = {"step": 0, "model": card.to_json()}
-    (folder / "run.json").write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "run.json", json.dumps(details, indent=1) + "\n")

@@ -1,0 +1,110 @@
+"""Which steps a run keeps, and what deleting, linking and setting aside leave behind when they break off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List, Optional, Set
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from errors import UserError
+from run_folder import (
+    find_step_to_resume,
+    number_of,
+    point,
+    remove_steps,
+    saved_steps,
+    set_later_steps_aside,
+    superfluous_steps,
+)
+from tests.small import small_config
+
+
+def make_steps(run: Path, *numbers: int) -> List[Path]:
+    folders = [run / f"step_{number}" for number in numbers]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "run.json").touch()
+    return folders
+
+
+# Saved on schedule: 10, 20, 30, 40; for being the best: 13, 20, 27; at a signal: 35; at the end: 44.
+STEPS = [10, 13, 20, 27, 30, 35, 40, 44]
+ONCE_BEST = {13, 20, 27}
+
+
+@pytest.mark.parametrize(
+    ("keys", "best", "kept"),
+    [
+        ({}, 27, {10, 20, 27, 30, 35, 40, 44}),
+        ({}, None, {10, 20, 30, 35, 40, 44}),
+        ({"keep_last": 1}, 13, {13, 40, 44}),
+        ({"keep_last": 2}, 10, {10, 30, 40, 44}),
+        ({"keep_last": 9}, 44, {10, 20, 30, 40, 44}),
+        ({"keep_last": 1, "keep_every": 20}, 27, {20, 27, 40, 44}),
+        ({"keep_every": 13}, 27, {10, 13, 20, 27, 30, 35, 40, 44}),
+    ],
+)
+def test_steps_are_kept_by_schedule_rank_and_multiple(
+    tmp_path: Path, keys: Any, best: Optional[int], kept: Set[int]
+) -> None:
+    config = small_config(tmp_path, checkpoint_save_steps=10, **keys)
+    assert set(STEPS) - set(superfluous_steps(STEPS, best, ONCE_BEST, config)) == kept
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: Any) -> Any:
+    return small_config(tmp_path_factory.mktemp("config"))
+
+
+@given(st.sets(st.integers(1, 200), min_size=1), st.integers(1, 5), st.integers(1, 20), st.data())
+def test_the_newest_and_the_best_are_always_kept(
+    config: Any, steps: Set[int], keep_last: int, every: int, data: Any
+) -> None:
+    best = data.draw(st.sampled_from(sorted(steps)))
+    config = config.model_copy(update={"keep_last": keep_last, "checkpoint_save_steps": every})
+    gone = superfluous_steps(steps, best, steps, config)
+    assert not {best, max(steps)} & set(gone)
+    assert len(steps) - len(gone) <= keep_last + 2
+
+
+def test_a_deleted_step_and_what_an_earlier_deletion_left_are_gone(tmp_path: Path) -> None:
+    first, second = make_steps(tmp_path, 5, 6)
+    (tmp_path / ".removed-step_4").mkdir()
+    remove_steps([first])
+    assert [path.name for path in tmp_path.iterdir()] == [second.name]
+
+
+def test_only_complete_steps_count(tmp_path: Path) -> None:
+    make_steps(tmp_path, 9, 10, 2)
+    (tmp_path / "step_11").mkdir()  # without its run.json
+    (tmp_path / ".step_12.x.partial").mkdir()
+    (tmp_path / "step_x").mkdir()
+    assert [number_of(step) for step in saved_steps(tmp_path)] == [2, 9, 10]
+
+
+def test_a_link_left_half_made_is_no_obstacle(tmp_path: Path) -> None:
+    first, second = make_steps(tmp_path, 1, 2)
+    (tmp_path / ".latest.new").symlink_to("step_1")
+    for folder in (first, second):
+        point(tmp_path / "latest", folder)
+        assert (tmp_path / "latest").resolve() == folder
+
+
+def test_later_steps_are_moved_not_deleted(tmp_path: Path) -> None:
+    steps = make_steps(tmp_path, 3, 5, 7)
+    aside = set_later_steps_aside(steps[0])
+    assert aside is not None
+    assert [step.name for step in saved_steps(aside)] == ["step_5", "step_7"]
+    assert saved_steps(tmp_path) == steps[:1]
+    assert set_later_steps_aside(steps[0]) is None
+
+
+def test_a_step_to_resume_that_is_not_there_is_named_beside_those_that_are(tmp_path: Path) -> None:
+    make_steps(tmp_path / "run", 3, 5)
+    config = small_config(tmp_path, checkpoint_output_dir=str(tmp_path / "run"), resume_step=4)
+    with pytest.raises(UserError, match=r"resume_step = 4: .* has no such step.\n.*Saved are: 3, 5"):
+        find_step_to_resume(config)
+    assert find_step_to_resume(config.model_copy(update={"resume_step": 3})).name == "step_3"
