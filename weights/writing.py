@@ -47,6 +47,7 @@ FORMATS: Dict[str, Format] = {
     "torch-export": Format(write_exported_program, 'torch.export.load("{target}").module()', is_folder=False),
     "pipevit": Format(write_step_folder, "python finetune.py --pretrained-checkpoint {target}"),
 }
+ENCODER_OPENS = 'transformers.AutoModel.from_pretrained("{target}")'
 TIMM_FILE = Format(write_timm_file, 'timm.create_model(NAME, checkpoint_path="{target}")', is_folder=False)
 
 
@@ -73,7 +74,8 @@ def write_model(saved: SavedModel, target: Path, name: str, overwrite: bool = Fa
     notes = result if isinstance(result, list) else []
     if isinstance(result, float):
         notes = [f"logits of the file, run again, differ from the model's by {result:.1e} at most"]
-    return [*notes, f"opens with: {chosen.opens.format(target=target)}"]
+    opens = chosen.opens if saved.card.arch.num_labels or name != "huggingface" else ENCODER_OPENS
+    return [*notes, f"opens with: {opens.format(target=target)}"]
 
 
 def stored_as(saved: SavedModel, dtype: torch.dtype) -> SavedModel:

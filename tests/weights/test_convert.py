@@ -118,7 +118,8 @@ def test_without_its_head_a_model_gives_what_the_head_reads(tmp_path: Path) -> N
     import transformers
 
     np.savez(tmp_path / "m.npz", **peers.google_arrays(TOY, pre_logits=20))
-    cells.run(tmp_path / "m.npz", tmp_path / "out", "--to", "huggingface", "--num-labels", "0")
+    text = cells.run(tmp_path / "m.npz", tmp_path / "out", "--to", "huggingface", "--num-labels", "0")
+    assert f'opens with: transformers.AutoModel.from_pretrained("{tmp_path / "out"}")' in text
     encoder = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
     whole = peers.ours(tmp_path / "m.npz")
     whole.head = torch.nn.Identity()

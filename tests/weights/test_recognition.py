@@ -318,6 +318,15 @@ def test_a_flag_keeps_its_epsilon_and_says_so(tmp_path: Path) -> None:
     assert "layer_norm_eps = 1e-06, as the flag says; the checkpoint was trained with 0.001" in notes
 
 
+def test_a_run_that_followed_a_checkpoint_is_not_resumed_with_another_epsilon(tmp_path: Path) -> None:
+    from resuming import _check_fits
+    from tests.test_checkpoint import saved
+
+    step_folder = saved(tmp_path, layer_norm_eps=1e-3)
+    with pytest.raises(UserError, match=r"was trained with layer_norm_eps = 0\.001.*; now layer_norm_eps = 1e-06"):
+        _check_fits(step_folder, small_config(tmp_path), "")
+
+
 def test_other_pixels_than_the_checkpoints_are_said(tmp_path: Path) -> None:
     saved_hugging_face(tmp_path / "hf")
     _, notes, _ = fine_tuned(tmp_path, "--image-mean", "0.485", "0.456", "0.406")
