@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple
 
 from torch import Tensor
 
@@ -137,7 +137,8 @@ class Fit:
 def _fit(saved: SavedModel, arch: Architecture) -> Fit:
     wanted, found = parameter_shapes(arch), saved.weights.shapes
     differing = [name for name, shape in wanted.items() if found.get(name) != shape]
-    new_head = [name for name in differing if name.startswith(HEADS)]
+    has_new_head = any(name.startswith(HEADS) for name in differing)
+    new_head = [name for name in wanted if name.startswith(HEADS) and has_new_head]  # a bias alone is worth nothing
     grids = saved.card.arch.grid, arch.grid
     resizes = grids[0] != grids[1] and found.get("pos_embed", ())[2:] == (arch.embed_dim,)
     others = [name for name in differing if name not in new_head and not (resizes and name == "pos_embed")]
@@ -151,6 +152,19 @@ def _fit(saved: SavedModel, arch: Architecture) -> Fit:
             f"pretrained_checkpoint = {saved.source} holds {extra}, which this model has no place for."
             f"{nearest(extra, wanted)}\n       Names must be timm's; num_hidden_layers must be that of the checkpoint."
         )
+    notes = _notes(new_head, dropped, wanted, found)
+    if resizes:
+        shown = [f"{rows}x{columns}" for rows, columns in grids]
+        notes.append(f"position embeddings resized from {shown[0]} to {shown[1]} patches ({{method}})")
+    return Fit(new_head, resizes, notes)
+
+
+def _notes(
+    new_head: Sequence[str],
+    dropped: Sequence[str],
+    wanted: Mapping[str, Tuple[int, ...]],
+    found: Mapping[str, Tuple[int, ...]],
+) -> List[str]:
     notes = []
     if new_head:
         classes = wanted["head.bias"][0]
@@ -158,10 +172,7 @@ def _fit(saved: SavedModel, arch: Architecture) -> Fit:
         notes.append(f"new head for {classes} classes (the checkpoint has {before[0] if before else 'no head'})")
     if dropped:
         notes.append("representation layer of the checkpoint left out (representation_size is not set)")
-    if resizes:
-        shown = [f"{rows}x{columns}" for rows, columns in grids]
-        notes.append(f"position embeddings resized from {shown[0]} to {shown[1]} patches ({{method}})")
-    return Fit(new_head, resizes, notes)
+    return notes
 
 
 def _misfit(source: str, name: str, found: NamedTensors, wanted: Dict[str, Tuple[int, ...]]) -> str:

@@ -131,7 +131,7 @@ def test_heads_of_a_bare_timm_file_are_asked_for(tmp_path: Path) -> None:
     assert with_heads(saved, 3).card.arch.num_heads == 3
 
 
-def test_timms_names_tell_the_heads_of_timms_models() -> None:
+def test_timms_names_tell_what_weights_do_not_show() -> None:
     import timm
 
     names = [name for name in timm.list_models("vit_*") + timm.list_models("deit_*") if "_distilled" not in name]
@@ -146,6 +146,10 @@ def test_timms_names_tell_the_heads_of_timms_models() -> None:
             if heads_of(name, width):
                 told += 1
                 assert heads_of(name, width) == heads, name
+                # All else that the name stands for and weights do not show.
+                assert isinstance(model.blocks[0].mlp.act, torch.nn.GELU), name
+                assert model.blocks[0].norm1.eps == 1e-6, name
+                assert model.global_pool == "token", name
     assert told >= 12
     assert heads_of("vit_base_patch16_224.augreg_in21k", 768) == 12
     assert heads_of("vit_base_patch16_plus_240", 896) == 0
