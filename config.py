@@ -80,6 +80,10 @@ def _has_scale(config: Any, runtime: str) -> bool:
     return config.auto_loss_scaling
 
 
+def _has_weights(config: Any, runtime: str) -> bool:
+    return bool(config.pretrained_checkpoint)
+
+
 def _saves(config: Any, runtime: str) -> bool:
     return config.checkpoint_output_dir != ""
 
@@ -107,7 +111,9 @@ class Config(BaseModel):
         when=lambda c, r: c.head_bias_init is None,
     )
     pretrained_checkpoint: str = key(
-        "", TRAINING, "weights to start from: run folder, step folder or .safetensors file"
+        "",
+        TRAINING,
+        "weights to start from: run or step folder, other libraries' (docs/checkpoints.md), or a hub's name",
     )
     resume_training_from_checkpoint: bool = key(False, TRAINING, "go on with the newest saved step of a run")
     validation_epochs: int = key(1, TRAINING, "validate every so many epochs, and at the end; 0 never", ge=0)
@@ -133,6 +139,15 @@ class Config(BaseModel):
     num_channels: int = key(3, MODEL, "colour channels: 1 grey, 3 RGB", ge=1, le=3)
     num_labels: int = key(1000, MODEL, "classes", gt=0, lt=2**24)
     representation_size: Optional[int] = key(None, MODEL, "width of a tanh layer before the head, or null", gt=0)
+    distillation: Literal["none", "token", "heads"] = key(
+        "none", MODEL, "DeiT's second token: beside the class token, or with a head of its own"
+    )
+    pos_embed_resize: Literal["bicubic", "linear"] = key(
+        "bicubic",
+        MODEL,
+        "how a checkpoint's position embeddings are brought to another grid of patches",
+        when=_has_weights,
+    )
     hidden_dropout_prob: float = key(0.0, MODEL, "dropout after embedding, attention and in MLPs", ge=0, lt=1)
     attention_probs_dropout_prob: float = key(0.0, MODEL, "dropout of attention weights", ge=0, lt=1)
     drop_path_rate: float = key(0.1, MODEL, "stochastic depth of the last block, rising from 0", ge=0, lt=1)
@@ -410,6 +425,11 @@ class Config(BaseModel):
     def given(self) -> FrozenSet[str]:
         """Keys that the config file or a flag sets."""
         return self._given
+
+    @property
+    def flags(self) -> FrozenSet[str]:
+        """Keys that a flag sets."""
+        return self._flags
 
     @property
     def global_batch_size(self) -> int:

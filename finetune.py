@@ -10,7 +10,7 @@ Starts a local process for every pipeline stage that the config plans. `--help` 
 from __future__ import annotations
 
 import sys
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence
 
 import launch
 
@@ -28,13 +28,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     from run_setup import prepare_run
     from training import fit
-    from weights.pretrained import class_notes, load_pretrained, open_pretrained
+    from weights.pretrained import class_notes, follow_checkpoint, load_pretrained, open_pretrained
 
     starts_from_weights = bool(config.pretrained_checkpoint) and not config.resume_training_from_checkpoint
     saved = open_pretrained(config) if starts_from_weights else None  # before a run folder is made for nothing
+    notes: List[str] = []
+    if saved is not None:
+        config, notes = follow_checkpoint(saved, config)
     run = prepare_run(config, placement)
     if saved is not None:
-        run.note(*load_pretrained(saved, config, run.runtime), *class_notes(saved, run.card.class_names))
+        run.note(*notes, *load_pretrained(saved, config, run.runtime), *class_notes(saved, run.card.class_names))
     code = fit(run)
     run.runtime.close()
     return code

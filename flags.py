@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from typing import Any, Dict, List, NoReturn, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
+from arguments import Parser
 from config_files import parse_scalar
 from errors import UserError, nearest
 
@@ -22,13 +23,6 @@ def flag_of(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises UserError instead of printing the usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[:1].lower()}{message[1:]}. See --help.")
-
-
 def parse_flags(command: str, description: str, keys: Dict[str, Any], argv: Optional[Sequence[str]]) -> Dict[str, Any]:
     """The keys that a command line gives, with values as YAML would read them. `keys`: name -> `config.KeyInfo`."""
     parser = _build_parser(command, description, keys)
@@ -42,7 +36,7 @@ def parse_flags(command: str, description: str, keys: Dict[str, Any], argv: Opti
 
 
 def _build_parser(command: str, description: str, keys: Dict[str, Any]) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=f"{command}.py",
         usage="%(prog)s [--config NAME] [--KEY VALUE ...]",
         description=f"{description} Every key of a config is a flag, too; the flag wins.",

@@ -31,7 +31,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     thresholds = parse_thresholds(options.threshold)
 
     from prediction.answers import Chooser
-    from prediction.loading import complete_card, load_model, read_class_names
+    from prediction.loading import complete, load_model, read_class_names
     from prediction.pictures import find_pictures
     from prediction.predictor import Predictor, pick_device
     from weights.opening import open_model
@@ -39,10 +39,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     paths = [] if options.serve else find_pictures(options.pictures, sys.stdin.buffer)
     saved = open_model(options.checkpoint, options.use_ema == "true")
     names = read_class_names(options.class_names) if options.class_names else None
-    card = complete_card(saved, options.num_heads, names)
-    chooser = Chooser(card, options.top_k, thresholds)
-    model = load_model(saved, card, pick_device(options.device))
-    predictor = Predictor(model, card, options.max_image_pixels, options.batch_size)
+    saved = complete(saved, options.num_heads, names)
+    chooser = Chooser(saved.card, options.top_k, thresholds)
+    model = load_model(saved, pick_device(options.device))
+    predictor = Predictor(model, saved.card, options.max_image_pixels, options.batch_size)
     print(*(f"{printable(note)}\n" for note in saved.notes), sep="", end="", file=sys.stderr, flush=True)
     if options.serve:
         from prediction.server import serve

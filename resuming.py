@@ -23,7 +23,7 @@ KEYS_OF_SIZES = {
     "depth": "num_hidden_layers",
     "num_heads": "num_attention_heads",
 }
-NOT_SIZES = ("pixel_mean", "pixel_std", "layer_norm_eps")  # may change, as any other key
+NOT_SIZES = ("pixel_mean", "pixel_std")  # may change, as any other key
 # Keys that say where and how a run is watched, not what it does.
 SILENT = {"checkpoint_output_dir", "config", "resume_step", "resume_training_from_checkpoint", "debug", "config_file"}
 

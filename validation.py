@@ -37,9 +37,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from run_setup import evaluation_loader, opening_notes
     from runtime.build import build_runtime
     from training import evaluate
-    from weights.pretrained import class_notes, load_pretrained, open_pretrained
+    from weights.pretrained import class_notes, follow_checkpoint, load_pretrained, open_pretrained
 
     saved = open_pretrained(config)  # before data is looked for and workers join
+    config, followed = follow_checkpoint(saved, config)
     source = open_source(config, "validation")
     if source is None:
         raise UserError(f"dataset = {config.dataset} has no validation images at dataset_path = {config.dataset_path}.")
@@ -47,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     bad_images = BadImageLog()
     loader = evaluation_loader(config, source, runtime, bad_images)
     notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
-    notes += load_pretrained(saved, config, runtime) + class_notes(saved, source.class_names)
+    notes += followed + load_pretrained(saved, config, runtime) + class_notes(saved, source.class_names)
     with EvaluationProgress(len(source) // runtime.eval_num_shares, shown=runtime.is_main) as progress:
         progress.note(*notes)
         begun = time.perf_counter()

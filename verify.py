@@ -12,9 +12,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, NoReturn, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import launch
+from arguments import Parser, with_hyphens
 from errors import UserError, printable, user_path
 
 if TYPE_CHECKING:
@@ -61,16 +62,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 # Flags of this command alone.
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises UserError instead of printing the usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. See --help.")
-
-
 def parse_own_flags(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
     """This command's own flags, and all other words. Prints their help where it is asked for; the keys' help follows."""
-    parser = _Parser(prog="verify.py", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser = Parser(prog="verify.py", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
     own = parser.add_argument_group("what to write (flags of verify.py alone)")
     own.add_argument(
         "--contact-sheet",
@@ -81,17 +75,12 @@ def parse_own_flags(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]
     own.add_argument("--samples", metavar="N", type=int, default=6, help="rows of it (default: %(default)s)")
     own.add_argument("--list", metavar="FILE", help="write every bad image and the reason into this file")
     known = ("--contact_sheet",)
-    given, rest = parser.parse_known_args([_with_hyphens(word, known) for word in argv])
+    given, rest = parser.parse_known_args([with_hyphens(word, known) for word in argv])
     if not 1 <= given.samples <= MOST_SAMPLES:
         raise UserError(f"--samples {given.samples}: give 1 to {MOST_SAMPLES} rows.")
     if "--help" in rest or "-h" in rest:
         print(parser.format_help())
     return given, rest
-
-
-def _with_hyphens(word: str, names: Sequence[str]) -> str:
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if name in names else word
 
 
 def sheet_path(name: str) -> Optional[Path]:

@@ -24,6 +24,7 @@ class Architecture:
     mlp_dim: int = 3072
     num_labels: int = 1000
     representation_size: Optional[int] = None
+    distillation: str = "none"  # DeiT's second token (arXiv 2012.12877): none, token, or heads (a head of its own, too)
     layer_norm_eps: float = 1e-6
     dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -34,13 +35,27 @@ class Architecture:
     recompute_mid_layers: Tuple[int, ...] = ()  # blocks that then keep the tokens between attention and MLP, too
 
     @property
+    def grid(self) -> Tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
+
+    @property
     def num_patches(self) -> int:
-        return (self.image_size[0] // self.patch_size[0]) * (self.image_size[1] // self.patch_size[1])
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: the class token, and the distillation token where there is one."""
+        return 1 if self.distillation == "none" else 2
+
+    @property
+    def num_head_tokens(self) -> int:
+        """Tokens that heads read: all that the last block computes."""
+        return 2 if self.distillation == "heads" else 1
 
     @property
     def num_tokens(self) -> int:
-        """Patches and the class token."""
-        return self.num_patches + 1
+        return self.num_patches + self.num_prefix_tokens
 
     @property
     def patch_values(self) -> int:
@@ -72,6 +87,7 @@ def architecture_of(config: Config) -> Architecture:
         mlp_dim=config.mlp_dim,
         num_labels=config.num_labels,
         representation_size=config.representation_size,
+        distillation=config.distillation,
         layer_norm_eps=config.layer_norm_eps,
         dropout=config.hidden_dropout_prob,
         attention_dropout=config.attention_probs_dropout_prob,
@@ -87,10 +103,10 @@ def count_parameters(arch: Architecture, unit: str) -> int:
     """Number of weights of one unit."""
     width = arch.embed_dim
     if unit == "embed":
-        return width * (arch.patch_values + 1) + width + arch.num_tokens * width
+        return width * (arch.patch_values + 1) + (arch.num_prefix_tokens + arch.num_tokens) * width
     if unit == "head":
         pre_logits = (width + 1) * arch.representation_size if arch.representation_size else 0
-        return 2 * width + pre_logits + (arch.head_input_dim + 1) * arch.num_labels
+        return 2 * width + pre_logits + arch.num_head_tokens * (arch.head_input_dim + 1) * arch.num_labels
     attention = 3 * width * (width + 1) + width * (width + 1)
     mlp = arch.mlp_dim * (width + 1) + width * (arch.mlp_dim + 1)
     return attention + mlp + 4 * width
@@ -99,15 +115,15 @@ def count_parameters(arch: Architecture, unit: str) -> int:
 def count_forward_flops(arch: Architecture, unit: str) -> int:
     """Floating-point operations of one unit's forward pass for one image; a multiply-add counts as two.
 
-    Matrix products only, attention included. The last block computes only what the class token needs (see `vit.Block`).
+    Matrix products only, attention included. The last block computes only what the heads read (see `vit.Block`).
     """
     width, tokens = arch.embed_dim, arch.num_tokens
     if unit == "embed":
         return 2 * arch.num_patches * arch.patch_values * width
     if unit == "head":
         pre_logits = width * arch.representation_size if arch.representation_size else 0
-        return 2 * (pre_logits + arch.head_input_dim * arch.num_labels)
-    queries = 1 if unit == f"block {arch.depth - 1}" else tokens
+        return 2 * arch.num_head_tokens * (pre_logits + arch.head_input_dim * arch.num_labels)
+    queries = arch.num_head_tokens if unit == f"block {arch.depth - 1}" else tokens
     keys_and_values = 2 * tokens * width * width
     queries_and_output = 2 * queries * width * width
     attention = 2 * queries * tokens * width

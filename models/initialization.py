@@ -1,8 +1,8 @@
 """Initial weights, drawn parameter by parameter from (seed, parameter name), so that every split starts from the same model.
 
-Rules: linear layers Xavier normal with zero bias, patch embedding Kaiming normal over its outputs, positions N(0, 0.02),
-class token zero, LayerNorm one and zero, and the head's bias as the config says (-10 for pretraining from scratch, so that
-the first loss is small where classes are many).
+Rules: linear layers Xavier normal with zero bias, patch embedding Kaiming normal over its outputs, positions and
+distillation token N(0, 0.02), class token zero, LayerNorm one and zero, and the head's bias as the config says (-10 for
+pretraining from scratch, so that the first loss is small where classes are many).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def initialize_parameter(name: str, parameter: Tensor, arch: Architecture, seed:
         # Drawn on the CPU in fp32 whatever the device, for the same numbers everywhere.
         generator = torch.Generator().manual_seed(derive_seed(seed, "weights", name))
         parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))
-    elif name == "head.bias":
+    elif name in ("head.bias", "head_dist.bias"):
         parameter.fill_(arch.head_bias_init)
     elif "norm" in name and name.endswith(".weight"):
         parameter.fill_(1.0)
@@ -39,7 +39,7 @@ def initialize_parameter(name: str, parameter: Tensor, arch: Architecture, seed:
 
 def _deviation(name: str, parameter: Tensor, arch: Architecture) -> float:
     """Standard deviation of a parameter's normal distribution; 0 for those that start at a constant."""
-    if name == "pos_embed":
+    if name in ("pos_embed", "dist_token"):
         return 0.02
     if name == "cls_token" or parameter.dim() == 1:
         return 0.0

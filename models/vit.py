@@ -1,6 +1,7 @@
 """The Vision Transformer of "An Image is Worth 16x16 Words" (arXiv 2010.11929), written so that a stage is a view of it.
 
-Shapes: B batch, C channels, N tokens (patches + class token), Q tokens that are computed, D width, H heads, K labels.
+Shapes: B batch, C channels, N tokens (class token, distillation token if any, patches), Q tokens that are computed, D width,
+H heads, K labels.
 Parameter names and shapes are timm's. Which device computes which units is the business of `stages.py` and the runtimes.
 """
 
@@ -165,12 +166,12 @@ class Block(nn.Module):
     """Pre-norm encoder block, [B, N, D] -> [B, N, D].
 
     The head reads the class token alone, so the last block computes no other: `num_queries` 1 gives [B, 1, D], the same
-    numbers as the first token of the whole, and leaves out most of the block's work.
+    numbers as the first token of the whole, and leaves out most of the block's work. (2, where the second token has a head.)
     """
 
     def __init__(self, arch: Architecture, index: int) -> None:
         super().__init__()
-        self.num_queries = 1 if index == arch.depth - 1 else None
+        self.num_queries = arch.num_head_tokens if index == arch.depth - 1 else None
         self.norm1 = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
         self.attn = Attention(arch)
         self.norm2 = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
@@ -213,7 +214,8 @@ class VisionTransformer(nn.Module):
     """A ViT, or the part of it that one pipeline stage owns; parameters keep their names either way.
 
     A stage with the embedding takes images [B, C, H, W] (uint8, or float already in [-1, 1]), others take tokens
-    [B, N, D]. A stage with the head gives logits [B, K] in float32, others give tokens.
+    [B, N, D]. A stage with the head gives logits [B, K] in float32 (what the head would read, where K is 0), others give
+    tokens. Logits of two heads (`arch.distillation`) are averaged, in training as well: there is no teacher here.
     """
 
     def __init__(self, arch: Architecture, stage: Optional[Stage] = None) -> None:
@@ -223,13 +225,17 @@ class VisionTransformer(nn.Module):
         if self.stage.has_embed:
             self.patch_embed = PatchEmbed(arch)
             self.cls_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
+            if arch.distillation != "none":
+                self.dist_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
             self.pos_embed = nn.Parameter(torch.empty(1, arch.num_tokens, arch.embed_dim))
             self.pos_drop = nn.Dropout(arch.dropout)
         self.blocks = nn.ModuleDict({str(index): Block(arch, index) for index in self.stage.blocks})
         if self.stage.has_head:
             self.norm = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
             self.pre_logits = PreLogits(arch) if arch.representation_size else nn.Identity()
-            self.head = Linear(arch.head_input_dim, arch.num_labels)
+            self.head = Linear(arch.head_input_dim, arch.num_labels) if arch.num_labels else nn.Identity()
+            if arch.distillation == "heads":
+                self.head_dist = Linear(arch.head_input_dim, arch.num_labels) if arch.num_labels else nn.Identity()
         self.dropout_key: tuple[int, ...] = ()
 
     def forward(self, x: Tensor, mix: Optional[Tensor] = None) -> Tensor:
@@ -248,13 +254,21 @@ class VisionTransformer(nn.Module):
         if mix is not None:
             images = mix_images(images, mix)
         patches = self.patch_embed(images.to(self.cls_token.dtype))
-        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype), patches], dim=1)
+        prefix = [self.cls_token] if self.arch.distillation == "none" else [self.cls_token, self.dist_token]
+        tokens = torch.cat([*(self._repeated(token, patches) for token in prefix), patches], dim=1)
         return self.pos_drop(tokens + self.pos_embed)
 
+    @staticmethod
+    def _repeated(token: Tensor, patches: Tensor) -> Tensor:
+        return token.expand(patches.shape[0], -1, -1).to(patches.dtype)
+
     def classify(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, N or 1, D] -> logits [B, K], in float32 whatever the precision of the blocks."""
+        """Tokens [B, N or Q, D] -> logits [B, K], in float32 whatever the precision of the blocks."""
         with torch.autocast(tokens.device.type, enabled=False):
-            return self.head(self.pre_logits(self.norm(tokens[:, 0].float())))
+            logits = self.head(self.pre_logits(self.norm(tokens[:, 0].float())))
+            if self.arch.distillation != "heads":
+                return logits
+            return (logits + self.head_dist(self.pre_logits(self.norm(tokens[:, 1].float())))) / 2
 
     def _seed_dropout(self, unit: str) -> None:
         """Makes dropout a function of (`dropout_key`, unit), so that it is the same in every split of the model."""

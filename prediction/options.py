@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Dict, NoReturn, Optional, Sequence
+from typing import Dict, Optional, Sequence
 
+from arguments import Parser, with_hyphens
 from config import Config
 from errors import UserError, nearest, user_path
 
@@ -20,22 +21,16 @@ could be read, 1 where some could not: they are listed at the end on standard er
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises UserError instead of printing the usage and leaving."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. See --help.")
-
-
 def parse_options(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, checked as far as that needs no model. Raises UserError."""
     parser = _build_parser()
     words = list(argv)
     end = words.index("--") if "--" in words else len(words)
-    given, unknown = parser.parse_known_intermixed_args([_with_hyphens(word) for word in words[:end]])
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    underscored = ["--" + flag[2:].replace("-", "_") for flag in flags]
+    given, unknown = parser.parse_known_intermixed_args([with_hyphens(word, underscored) for word in words[:end]])
     given.pictures += words[end + 1 :]  # whatever they begin with
     if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
         raise UserError(f"unknown flag {unknown[0]}.{nearest(unknown[0].split('=')[0], flags)} See --help.")
     _check(given)
     given.batch_size, given.port = given.batch_size or BATCH_SIZE, PORT if given.port is None else given.port
@@ -64,8 +59,8 @@ def parse_thresholds(words: Sequence[str]) -> Dict[Optional[str], float]:
     return thresholds
 
 
-def _build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _build_parser() -> Parser:
+    parser = Parser(
         prog="predict.py",
         usage="%(prog)s --checkpoint MODEL PICTURES...   or   %(prog)s --checkpoint MODEL --serve",
         description=DESCRIPTION,
@@ -142,12 +137,6 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
 def _add_page(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--serve", action="store_true", help="a web page for this computer alone, to drop pictures on")
     group.add_argument("--port", metavar="N", type=int, help=f"(default: {PORT}; 0 takes a free one)")
-
-
-def _with_hyphens(word: str) -> str:
-    """--top_k=3 -> --top-k=3"""
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
 def _check(given: argparse.Namespace) -> None:

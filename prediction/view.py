@@ -27,15 +27,18 @@ def view_of(card: ModelCard) -> View:
     height, width = card.arch.image_size
     method = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[card.interpolation]
     if card.squash:
-        return partial(_squashed, size=(height, width), method=method)
+        return partial(_squashed, size=(height, width), share=card.eval_crop, method=method)
     if card.interpolation == "bilinear" and height == width:
         return partial(centre_crop, short_side=round(height / card.eval_crop), size=height)
     return partial(_middle, size=(height, width), share=card.eval_crop, method=method)
 
 
-def _squashed(picture: Picture, size: Tuple[int, int], method: Image.Resampling) -> Tensor:
-    """All of the picture at the model's size, whatever its shape."""
-    return _resized(picture.pixels(least=1.0), size, method)
+def _squashed(picture: Picture, size: Tuple[int, int], share: float, method: Image.Resampling) -> Tensor:
+    """All of the picture, whatever its shape, resized so that the model's size is `share` of it; then its middle."""
+    down, across = (round(side / share) for side in size)
+    image = _resized(picture.pixels(least=1.0), (down, across), method)
+    top, left = (down - size[0]) // 2, (across - size[1]) // 2
+    return image[:, top : top + size[0], left : left + size[1]]
 
 
 def _middle(picture: Picture, size: Tuple[int, int], share: float, method: Image.Resampling) -> Tensor:

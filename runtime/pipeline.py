@@ -340,8 +340,8 @@ def _example_input(
 ) -> tuple[Tensor, ...]:
     """What a stage takes, without data: images (and how to mix them) or tokens. Tokens that need gradients are sent back."""
     if not model.stage.has_embed:
-        # After the last block only the class token is left (`vit.Block`).
-        tokens = 1 if not model.stage.blocks else arch.num_tokens
+        # After the last block only what the heads read is left (`vit.Block`).
+        tokens = arch.num_head_tokens if not model.stage.blocks else arch.num_tokens
         shape = (batch_size, tokens, arch.embed_dim)
         return (torch.empty(shape, dtype=precision.tokens, device=device, requires_grad=trains),)
     images = torch.empty(batch_size, arch.num_channels, *arch.image_size, dtype=torch.uint8, device=device)
@@ -364,6 +364,6 @@ def _example_output(
     """What a stage gives: logits or tokens."""
     if model.stage.has_head:
         return torch.empty(batch_size, arch.num_labels, device=device, requires_grad=trains)
-    tokens = 1 if arch.depth - 1 in model.stage.blocks else arch.num_tokens
+    tokens = arch.num_head_tokens if arch.depth - 1 in model.stage.blocks else arch.num_tokens
     shape = (batch_size, tokens, arch.embed_dim)
     return torch.empty(shape, dtype=precision.tokens, device=device, requires_grad=trains)

@@ -247,8 +247,12 @@ def test_a_head_for_other_classes_is_new_and_said_so(tmp_path: Path) -> None:
 
 def test_the_representation_layer_is_left_out_where_the_model_has_none(tmp_path: Path) -> None:
     folder = saved(tmp_path, representation_size=16)
-    _, notes = pretrained(tmp_path, str(folder))
-    assert notes == ["representation layer of the checkpoint left out (representation_size is not set)"]
+    runtime, notes = pretrained(tmp_path, str(folder))
+    assert notes == [
+        "new head for 5 classes (the checkpoint's reads its representation layer)",
+        "representation layer of the checkpoint left out (representation_size is not set)",
+    ]
+    assert torch.equal(runtime.weights()[0]["head.weight"], fresh(tmp_path).weights()[0]["head.weight"])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,9 @@ def test_the_representation_layer_is_left_out_where_the_model_has_none(tmp_path:
         ({"hidden_size": 32}, "of shape .* the config makes it"),
         ({"num_hidden_layers": 5}, "lacks blocks.4"),
         ({"num_hidden_layers": 3}, "holds blocks.3"),
-        ({"image_size": 16}, "pos_embed"),
+        ({"num_attention_heads": 4}, "has num_attention_heads = 2, the config 4"),
+        ({"patches_size": 2}, "has patches_size = 4, the config 2"),
+        ({"distillation": "heads"}, "has distillation = none, the config heads"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, keys: Dict[str, Any], words: str) -> None:
@@ -266,23 +272,23 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, keys: Dict[st
         pretrained(tmp_path, str(folder), **keys)
 
 
-@pytest.mark.parametrize("name", ["missing", "google/vit-base-patch16-224", "model.npz", "pytorch_model.bin", "empty"])
-def test_formats_that_this_version_does_not_read_get_a_clear_message(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["missing", "empty", "picture.png"])
+def test_what_is_no_checkpoint_gets_a_message_that_says_what_is(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if "." in name:
-        path.write_bytes(b"\x80\x04.")
+        path.write_bytes(b"no checkpoint")
     elif name == "empty":
         path.mkdir()
-    with pytest.raises(UserError, match=r"Name a run folder, a step folder or a \.safetensors file"):
+    with pytest.raises(UserError, match=r"Name a run or step folder, a Hugging Face or timm folder"):
         pretrained(tmp_path, str(path))
 
 
-def test_no_module_that_reads_weights_knows_pickle() -> None:
+def test_one_module_alone_reads_pickles_and_runs_no_code_of_theirs() -> None:
     root = Path(checkpoint.__file__).parent
     for path in [root / "checkpoint.py", *(root / "weights").glob("*.py")]:
         text = path.read_text()
-        assert "torch.load" not in text
-        assert "import pickle" not in text
+        assert "pickle.load" not in text
+        assert text.count("torch.load(") == text.count("weights_only=True") == (path.name == "pickled.py")
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path: Path) -> None:

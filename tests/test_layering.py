@@ -16,8 +16,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = {"tests", "benchmarks", "docs", "data", "output", "runs"}
 
-COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan", "verify")
-LEAVES = ("config", "errors", "seeding", "batch")  # everyone may import these; they themselves, errors alone
+COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan", "verify", "convert")
+# Everyone may import these; they themselves, errors alone.
+LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 ROOMS = (
     *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
@@ -70,8 +71,9 @@ MAY_IMPORT = {
     "optim": ((), "rules of optimisers and schedules alone"),
     "metrics": (("models.losses",), "pure functions"),
     "machine": ((), "what this process runs on"),
-    "config": ((), "every key once; others import config itself, not its parts"),
+    "config": (("arguments",), "every key once; others import config itself, not its parts"),
     "errors": ((), "a leaf"),
+    "arguments": ((), "a leaf"),
     "seeding": ((), "a leaf"),
     "batch": ((), "a leaf"),
 }
@@ -87,7 +89,7 @@ ONLY_IN = {
     "torch.distributed.pipelining": (("runtime.pipeline",), "newer than the oldest torch that the rest runs on"),
 }
 WITHOUT_TORCH = (
-    *("config", *PARTS_OF_CONFIG, "errors", "seeding", "models.stages", "placement", "launch"),
+    *("config", *PARTS_OF_CONFIG, "errors", "arguments", "seeding", "models.stages", "placement", "launch"),
     *("predict", "prediction.options"),
 )
 

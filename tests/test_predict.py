@@ -19,7 +19,6 @@ import pytest
 import torch
 from PIL import Image
 
-import checkpoint
 import predict
 from checkpoint import Progress
 from dataset.registry import open_source

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Of an architecture, what the trained weights depend on: not how they were trained, nor how they are computed.
 ARCHITECTURE_FIELDS = (
     *("image_size", "patch_size", "num_channels", "pixel_mean", "pixel_std", "embed_dim", "depth", "num_heads"),
-    *("mlp_dim", "num_labels", "representation_size", "layer_norm_eps"),
+    *("mlp_dim", "num_labels", "representation_size", "distillation", "layer_norm_eps"),
 )
 
 
@@ -22,8 +22,8 @@ class ModelCard:
     """All that must be known to use saved weights. 0 of `arch.num_heads` means unknown, of `arch.num_labels` no head."""
 
     arch: Architecture
-    eval_crop: float = 0.875  # share of the short side that the centre crop keeps; 1 with `squash`
-    squash: bool = False  # pictures are resized to the model's size whatever their shape, as Hugging Face does
+    eval_crop: float = 0.875  # share of the short side (with `squash`: of both) that the centre crop keeps
+    squash: bool = False  # pictures are resized to a square whatever their shape, as Hugging Face does
     interpolation: str = "bilinear"  # or bicubic, antialiased
     multi_label: bool = False  # probabilities are sigmoids, a picture may have several labels
     class_names: Tuple[str, ...] = ()  # by label; empty where they are not known

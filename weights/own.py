@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, Mapping, Optional, Tuple
+
+from torch import Tensor
 
 from errors import UserError
 from weights.card import ModelCard
 from weights.saved_model import SavedModel
-from weights.tensor_files import open_indexed
+from weights.tensor_files import open_indexed, part_name, write_index, write_part, write_text
 
 KIND = "step folder"
 EMA_INDEX = "ema.safetensors.index.json"
@@ -53,3 +55,11 @@ def _read_details(folder: Path) -> Tuple[ModelCard, Dict[str, str]]:
         return ModelCard.from_json(details["model"]), dict(details.get("files", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}).\n       Use another step.") from error
+
+
+def write_step_folder(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+    """A step folder of weights alone, from which runs start."""
+    write_part(folder / part_name("model", 0, 1), {name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_index(folder, "model", 1)
+    details = {"step": 0, "model": card.to_json()}
+    write_text(folder / "run.json", json.dumps(details, indent=1) + "\n")

@@ -3,28 +3,89 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Dict, List, Sequence, Tuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Sequence, Tuple
 
-import torch
+from torch import Tensor
 
 from errors import UserError, nearest
-from models.architecture import architecture_of
-from models.vit import VisionTransformer
+from models.architecture import Architecture, architecture_of
 from weights.opening import open_model
+from weights.resize import resize_positions
 from weights.saved_model import NamedTensors, SavedModel
+from weights.whole_model import parameter_shapes
 
 if TYPE_CHECKING:
     from config import Config
     from runtime.base import Runtime
 
+HEADS = ("head.", "head_dist.")
+
 
 def open_pretrained(config: Config) -> SavedModel:
-    """Opens the config's `pretrained_checkpoint`; raises UserError for what is no checkpoint."""
+    """Opens the config's `pretrained_checkpoint`; raises UserError for what is no checkpoint, or is of another model."""
     try:
-        return open_model(config.pretrained_checkpoint, config.use_ema)
+        saved = open_model(config.pretrained_checkpoint, config.use_ema)
     except UserError as error:
         scratch = '\n       Or train from scratch with --pretrained-checkpoint "".' if config.trains else ""
         raise UserError(f"pretrained_checkpoint = {error}{scratch}") from error
+    _check_unseen(saved, config)
+    return saved
+
+
+def _says_all(saved: SavedModel) -> bool:
+    """Whether the checkpoint says more of its model than shapes do."""
+    return saved.card.arch.num_heads > 0
+
+
+def _check_unseen(saved: SavedModel, config: Config) -> None:
+    """Raises UserError for what differs and would load all the same, or not be understood from shapes."""
+    theirs, ours = saved.card.arch, architecture_of(config)
+    pairs: Dict[str, Tuple[Any, Any, Any]] = {
+        "patches_size": (theirs.patch_size, ours.patch_size, config.patches_size),
+        "distillation": (theirs.distillation, ours.distillation, config.distillation),
+    }
+    if _says_all(saved) and theirs.embed_dim == ours.embed_dim:
+        pairs["num_attention_heads"] = (theirs.num_heads, ours.num_heads, config.num_attention_heads)
+    for key, (there, here, shown) in pairs.items():
+        if there != here:
+            value = there[0] if isinstance(there, tuple) and there[0] == there[1] else there
+            raise UserError(
+                f"pretrained_checkpoint = {saved.source} has {key} = {value}, the config {shown}.\n"
+                f"       Set {key} as in the checkpoint."
+            )
+
+
+def follow_checkpoint(saved: SavedModel, config: Config) -> Tuple[Config, List[str]]:
+    """The config with the checkpoint's `layer_norm_eps`, which no shape shows, and notes on what differs in numbers.
+
+    A flag keeps the config's. What a config file says gives way: it mostly comes from defaults that many configs share.
+    """
+    if not _says_all(saved):
+        return config, []
+    notes = []
+    eps = saved.card.arch.layer_norm_eps
+    if eps != config.layer_norm_eps and "layer_norm_eps" in config.flags:
+        notes.append(
+            f"layer_norm_eps = {config.layer_norm_eps:g}, as the flag says; the checkpoint was trained with {eps:g}"
+        )
+    elif eps != config.layer_norm_eps:
+        notes.append(
+            f"layer_norm_eps = {eps:g}, as in the checkpoint (not {config.layer_norm_eps:g}; the flag keeps a value)"
+        )
+        config = config.model_copy(update={"layer_norm_eps": eps})
+    for key, theirs, ours in (
+        ("image_mean", saved.card.arch.pixel_mean, config.image_mean),
+        ("image_std", saved.card.arch.pixel_std, config.image_std),
+    ):
+        if _for_channels(theirs, config.num_channels) != _for_channels(ours, config.num_channels):
+            shown = " ".join(f"{value:g}" for value in theirs)
+            notes.append(f"{key} is {' '.join(map(str, ours))}, the checkpoint was trained with {shown}")
+    return config, notes
+
+
+def _for_channels(values: Tuple[float, ...], channels: int) -> List[float]:
+    return [round(values[channel % len(values)], 6) for channel in range(channels)]
 
 
 def class_notes(saved: SavedModel, data_names: Sequence[str]) -> List[str]:
@@ -42,47 +103,80 @@ def class_notes(saved: SavedModel, data_names: Sequence[str]) -> List[str]:
 
 
 def load_pretrained(saved: SavedModel, config: Config, runtime: Runtime) -> List[str]:
-    """Loads saved weights into a model with its initial weights; gives notes on what was left out.
+    """Loads saved weights into a model with its initial weights; gives notes on what was left out or changed.
 
-    A head for another number of classes stays as drawn. Raises UserError for any other parameter that does not fit.
+    Position embeddings of another grid are resized; a head for another number of classes stays as drawn. Raises UserError for
+    any other parameter that does not fit.
     """
-    wanted = model_shapes(config)
-    skipped, notes = _reconcile(saved.source, saved.weights, wanted)
-    names = [name for name in runtime.parameter_names() if name not in skipped]
-    runtime.load_weights(saved.weights.read(names))
-    return [*saved.notes, *notes]
+    fit = _fit(saved, architecture_of(config))
+    names = [name for name in runtime.parameter_names() if name not in fit.new]
+    tensors = saved.weights.read(names)
+    if fit.resizes and "pos_embed" in tensors:
+        tensors["pos_embed"] = _resized(tensors["pos_embed"], saved, config)
+    runtime.load_weights(tensors)
+    return [*saved.notes, *fit.notes(config.pos_embed_resize)]
 
 
-def model_shapes(config: Config) -> Dict[str, Tuple[int, ...]]:
-    """Every parameter of the whole model, by name."""
-    with torch.device("meta"):
-        model = VisionTransformer(architecture_of(config))
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+def _resized(positions: Tensor, saved: SavedModel, config: Config) -> Tensor:
+    theirs = saved.card.arch
+    return resize_positions(positions, theirs.grid, config.grid, theirs.num_prefix_tokens, config.pos_embed_resize)
 
 
-def _reconcile(source: str, found: NamedTensors, wanted: Dict[str, Tuple[int, ...]]) -> Tuple[List[str], List[str]]:
-    """Names that keep their initial weights, and what to say about it."""
-    differing = [name for name, shape in wanted.items() if found.shapes.get(name) != shape]
-    new_head = [name for name in differing if name.startswith("head.")]
-    others = [name for name in differing if name not in new_head]
-    surplus = [name for name in found.shapes if name not in wanted]
+@dataclass(frozen=True)
+class Fit:
+    """How a checkpoint's parameters go into a model: those that keep their initial weights, and what to say about the rest."""
+
+    new: Sequence[str]
+    resizes: bool
+    about: Sequence[str]
+
+    def notes(self, method: str) -> List[str]:
+        return [note.format(method=method) for note in self.about]
+
+
+def _fit(saved: SavedModel, arch: Architecture) -> Fit:
+    wanted, found = parameter_shapes(arch), saved.weights.shapes
+    differing = [name for name, shape in wanted.items() if found.get(name) != shape]
+    surplus = [name for name in found if name not in wanted]
     dropped = [name for name in surplus if name.startswith("pre_logits.")]
+    # A bias alone is worth nothing, nor is a head that has learned to read what is left out here.
+    has_new_head = bool(dropped) or any(name.startswith(HEADS) for name in differing)
+    new_head = [name for name in wanted if name.startswith(HEADS) and has_new_head]
+    grids = saved.card.arch.grid, arch.grid
+    resizes = grids[0] != grids[1] and found.get("pos_embed", ())[2:] == (arch.embed_dim,)
+    others = [name for name in differing if name not in new_head and not (resizes and name == "pos_embed")]
     if others:
-        raise UserError(_misfit(source, others[0], found, wanted))
+        raise UserError(_misfit(saved.source, others[0], saved.weights, wanted))
     if len(surplus) > len(dropped):
         extra = next(name for name in surplus if name not in dropped)
         raise UserError(
-            f"pretrained_checkpoint = {source} holds {extra}, which this model has no place for."
+            f"pretrained_checkpoint = {saved.source} holds {extra}, which this model has no place for."
             f"{nearest(extra, wanted)}\n       Names must be timm's; num_hidden_layers must be that of the checkpoint."
         )
+    notes = _notes(new_head, dropped, wanted, found)
+    if resizes:
+        shown = [f"{rows}x{columns}" for rows, columns in grids]
+        notes.append(f"position embeddings resized from {shown[0]} to {shown[1]} patches ({{method}})")
+    return Fit(new_head, resizes, notes)
+
+
+def _notes(
+    new_head: Sequence[str],
+    dropped: Sequence[str],
+    wanted: Mapping[str, Tuple[int, ...]],
+    found: Mapping[str, Tuple[int, ...]],
+) -> List[str]:
     notes = []
     if new_head:
         classes = wanted["head.bias"][0]
-        before = found.shapes.get("head.bias")
-        notes.append(f"new head for {classes} classes (the checkpoint has {before[0] if before else 'no head'})")
+        before = found.get("head.bias")
+        theirs = f"the checkpoint has {before[0] if before else 'no head'}"
+        if before == wanted["head.bias"]:
+            theirs = "the checkpoint's reads its representation layer"
+        notes.append(f"new head for {classes} classes ({theirs})")
     if dropped:
         notes.append("representation layer of the checkpoint left out (representation_size is not set)")
-    return new_head, notes
+    return notes
 
 
 def _misfit(source: str, name: str, found: NamedTensors, wanted: Dict[str, Tuple[int, ...]]) -> str:

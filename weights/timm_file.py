@@ -1,10 +1,15 @@
-"""A `.safetensors` file with timm's parameter names and nothing beside it."""
+"""A `.safetensors` file with timm's parameter names and nothing beside it; ours carry the model's card in the file's header."""
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
-from typing import Mapping, Tuple
+from typing import Any, Mapping, Optional, Tuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from errors import UserError
 from models.architecture import Architecture
@@ -12,34 +17,72 @@ from weights.card import ModelCard
 from weights.saved_model import SavedModel
 from weights.tensor_files import open_tensor_files
 
+CARD = "pipevit_card"  # key of the header
+
 
 def open_timm_file(source: str, path: Path) -> SavedModel:
-    """Sizes are read off the weights. Raises UserError where these are not a ViT's, or are damaged."""
+    """Sizes are read off the weights where the header does not say them.
+
+    Raises UserError where these are not a ViT's, or are damaged.
+    """
     weights = open_tensor_files([path])
-    return SavedModel(source, "timm", ModelCard(architecture_of_shapes(source, weights.shapes)), weights)
+    card = _card_in_header(path)
+    if card is None:
+        card = ModelCard(architecture_of_shapes(source, weights.shapes))
+    return SavedModel(source, "timm", card, weights)
 
 
-def architecture_of_shapes(source: str, shapes: Mapping[str, Tuple[int, ...]]) -> Architecture:
+def write_timm_file(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+    save_file(dict(tensors), str(path), metadata={"format": "pt", CARD: json.dumps(card.to_json())})
+
+
+def _card_in_header(path: Path) -> Optional[ModelCard]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get(CARD)
+        return ModelCard.from_json(json.loads(text)) if text else None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} has a damaged header: {CARD} ({error}).\n       Use another checkpoint.") from error
+
+
+def architecture_of_shapes(
+    source: str, shapes: Mapping[str, Tuple[int, ...]], image_size: Optional[Tuple[int, int]] = None
+) -> Architecture:
     """What the shapes of timm's parameters say: all but the number of heads, which is 0 for unknown.
 
-    Images are taken to be square. Raises UserError, naming the parameter that is missing or of a shape that no ViT has.
+    Images are taken to be square where `image_size` is not known. Raises UserError, naming the parameter that is missing
+    or of a shape that no ViT has.
     """
+    has_token = "dist_token" in shapes
     try:
         width, channels, rows, columns = shapes["patch_embed.proj.weight"]
-        num_patches = shapes["pos_embed"][1] - 1
+        num_patches = shapes["pos_embed"][1] - (2 if has_token else 1)
         mlp_dim = shapes["blocks.0.mlp.fc1.weight"][0]
     except KeyError as error:
         raise UserError(f"{source} is not a ViT with timm's parameter names: it lacks {error.args[0]}.") from error
-    side = math.isqrt(num_patches * rows * columns)
+    except (ValueError, IndexError) as error:
+        raise UserError(
+            f"{source} has tensors of shapes that no ViT has ({error}).\n       Use another one."
+        ) from error
     depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     return Architecture(
-        image_size=(side // rows * rows, side // columns * columns),
+        image_size=image_size or _square(num_patches, rows, columns),
         patch_size=(rows, columns),
         num_channels=channels,
         embed_dim=width,
         depth=depth,
         num_heads=0,
         mlp_dim=mlp_dim,
-        num_labels=shapes.get("head.bias", (0,))[0],
-        representation_size=shapes.get("pre_logits.fc.bias", (None,))[0],
+        num_labels=_first(shapes.get("head.bias")) or 0,
+        representation_size=_first(shapes.get("pre_logits.fc.bias")),
+        distillation=("heads" if "head_dist.weight" in shapes else "token") if has_token else "none",
     )
+
+
+def _first(shape: Any) -> Optional[int]:
+    return shape[0] if shape else None
+
+
+def _square(num_patches: int, rows: int, columns: int) -> Tuple[int, int]:
+    side = math.isqrt(max(0, num_patches) * rows * columns)
+    return side // rows * rows, side // columns * columns

@@ -13,11 +13,11 @@ from PIL import Image
 from models.architecture import Architecture
 from models.vit import build_model
 from prediction.answers import Chooser
-from prediction.loading import complete_card, load_model
+from prediction.loading import complete, load_model
 from prediction.predictor import Predictor
 from weights.card import ModelCard
 from weights.opening import open_model
-from weights.tensor_files import write_index, write_part
+from weights.tensor_files import part_name, write_index, write_part
 
 TINY = Architecture(
     image_size=(16, 16),
@@ -41,7 +41,8 @@ def save_model(folder: Path, arch: Architecture = TINY, scale: float = 1.0, **ca
         for name, parameter in model.named_parameters():
             if name.startswith("head.") or ".attn.qkv" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
-    write_part(folder, "model", 0, 1, {name: value.detach() for name, value in model.named_parameters()})
+    weights = {name: value.detach() for name, value in model.named_parameters()}
+    write_part(folder / part_name("model", 0, 1), weights)
     write_index(folder, "model", 1)
     card.setdefault("class_names", NAMES if arch.num_labels == len(NAMES) else ())
     (folder / "run.json").write_text(json.dumps({"model": ModelCard(arch, **card).to_json()}))
@@ -50,8 +51,8 @@ def save_model(folder: Path, arch: Architecture = TINY, scale: float = 1.0, **ca
 
 def predictor_of(folder: Path, batch_size: int = 64, max_image_pixels: int = 10**6) -> Predictor:
     saved = open_model(str(folder))
-    card = complete_card(saved)
-    return Predictor(load_model(saved, card, torch.device("cpu")), card, max_image_pixels, batch_size)
+    saved = complete(saved)
+    return Predictor(load_model(saved, torch.device("cpu")), saved.card, max_image_pixels, batch_size)
 
 
 def chooser_of(predictor: Predictor) -> Chooser:

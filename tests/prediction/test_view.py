@@ -44,6 +44,17 @@ def test_squashed_pictures_are_those_of_hugging_face(tmp_path: Path, size: Tuple
 
 
 @pytest.mark.parametrize("size", SIZES)
+def test_squashed_and_cropped_pictures_are_those_of_deit(tmp_path: Path, size: Tuple[int, int]) -> None:
+    path = write_picture(tmp_path / "x.png", size=size)
+    kind = getattr(transformers, "DeiTImageProcessorPil", transformers.DeiTImageProcessor)
+    sides = {"size": {"height": 128, "width": 128}, "crop_size": {"height": 96, "width": 96}}
+    processor = kind(**sides, resample=3, do_rescale=False, do_normalize=False)
+    theirs = np.asarray(processor(Image.open(path), return_tensors="np")["pixel_values"][0])
+    model = card(squash=True, eval_crop=0.75, interpolation="bicubic")
+    assert np.array_equal(seen(path, model).numpy(), theirs.astype(np.uint8))
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("share", [0.9, 1.0, 0.875])
 def test_bicubic_pictures_are_those_of_timm(tmp_path: Path, size: Tuple[int, int], share: float) -> None:
     path = write_picture(tmp_path / "x.png", size=size)

@@ -1,0 +1,71 @@
+"""A saved model as a module that computes, and whether its weights are all there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Dict, Mapping, Tuple
+
+import torch
+from torch import Tensor
+
+from errors import UserError, nearest
+from models.architecture import Architecture
+from models.vit import VisionTransformer
+from weights.saved_model import SavedModel
+
+
+def parameter_shapes(arch: Architecture) -> Dict[str, Tuple[int, ...]]:
+    """Every parameter of the whole model, by name."""
+    with torch.device("meta"):
+        model = VisionTransformer(arch)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def check_complete(saved: SavedModel) -> None:
+    """Raises UserError, naming it, for a parameter that is missing, too many, or of another shape than its card says."""
+    wanted, found = parameter_shapes(saved.card.arch), saved.weights.shapes
+    for name in [*wanted, *found]:
+        if name not in found:
+            raise UserError(f"{saved.source} lacks {name}.{nearest(name, found)}\n       Use a complete checkpoint.")
+        if name not in wanted:
+            raise UserError(
+                f"{saved.source} holds {name}, which this ViT has no place for.{nearest(name, wanted)}\n"
+                "       Its logits would not be those of the checkpoint: use one without it."
+            )
+        if wanted[name] != found[name]:
+            raise UserError(
+                f"{saved.source} has {name} of shape {list(found[name])}, the model makes it {list(wanted[name])}.\n"
+                "       Use another checkpoint."
+            )
+
+
+def with_heads(saved: SavedModel, num_heads: int, asked_by: str = "--num-heads N") -> SavedModel:
+    """The same with its number of attention heads, which shapes do not show. 0: as the checkpoint says.
+
+    Raises UserError where neither says it, both do and differ, or the width is no multiple of it.
+    """
+    arch = saved.card.arch
+    if not (num_heads or arch.num_heads):
+        likely = f"; {arch.embed_dim // 64} would be usual" if arch.embed_dim % 64 == 0 else ""
+        raise UserError(
+            f"{saved.source} does not say how many attention heads it has, and shapes do not show it.\n"
+            f"       Give {asked_by} (the width is {arch.embed_dim}{likely})."
+        )
+    if num_heads and arch.num_heads and num_heads != arch.num_heads:
+        raise UserError(f"{saved.source} has {arch.num_heads} attention heads, not {num_heads}: leave --num-heads out.")
+    heads = num_heads or arch.num_heads
+    if arch.embed_dim % heads:
+        raise UserError(f"{saved.source} has the width {arch.embed_dim}, which {heads} heads do not divide.")
+    return replace(saved, card=replace(saved.card, arch=replace(arch, num_heads=heads)))
+
+
+def build_whole(arch: Architecture, tensors: Mapping[str, Tensor]) -> VisionTransformer:
+    """The model in evaluation mode, computing in float32 whatever its weights are stored in."""
+    with torch.device("meta"):
+        model = VisionTransformer(arch)
+    for name in parameter_shapes(arch):
+        owner, _, leaf = name.rpartition(".")
+        # The class token's type is the one that the activations get (`VisionTransformer.embed`).
+        value = tensors[name].float() if name == "cls_token" else tensors[name]
+        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+    return model.eval()
