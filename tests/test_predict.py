@@ -78,7 +78,9 @@ def test_probabilities_are_those_of_validation(tmp_path: Path, capsys: Any, batc
         runtime.model.head.weight.normal_(generator=torch.Generator().manual_seed(3))  # type: ignore[attr-defined]
     batches = list(evaluation_loader(config, source, runtime))
     logits = torch.cat([runtime.predict(batch.images) for batch in batches])[: len(source)]  # type: ignore[misc]
-    checkpoint.save(tmp_path / "run", runtime, Progress(step=1), card_of(config, source.class_names))
+    saver = Saver(tmp_path / "run", runtime, config, card_of(config, source.class_names), note=print)
+    saver.save(Progress(step=1))
+    saver.wait()
 
     flags = ["--batch-size", str(batch_size), "my/validation"]
     records = records_of(capsys, *flags, model="run")
