@@ -27,6 +27,7 @@ from placement import place
 from prediction.options import MOST_DRAWN, parse_options
 from run_setup import evaluation_loader
 from runtime.build import build_runtime
+from saving import Saver
 from tests.prediction.models import NAMES, TINY, predictor_of, save_model, write_picture, write_pictures
 from tests.small import small_config
 from weights.card import card_of
