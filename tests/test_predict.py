@@ -79,6 +79,7 @@ def test_probabilities_are_those_of_validation(tmp_path: Path, capsys: Any, batc
         runtime.model.head.weight.normal_(generator=torch.Generator().manual_seed(3))  # type: ignore[attr-defined]
     batches = list(evaluation_loader(config, source, runtime))
     logits = torch.cat([runtime.predict(batch.images) for batch in batches])[: len(source)]  # type: ignore[misc]
+    (tmp_path / "run").mkdir()
     saver = Saver(tmp_path / "run", runtime, config, card_of(config, source.class_names), note=print)
     saver.save(Progress(step=1))
     saver.wait()
