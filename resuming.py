@@ -129,10 +129,15 @@ def _take_on_batch(progress: Progress, steps_per_epoch: int, samples_per_step: i
 
 def _tidy(step_folder: Path, progress: Progress) -> List[str]:
     """Links as this step has them, which a crash may have come between; later steps out of the way."""
-    run_folder = step_folder.parent
+    run_folder, notes = step_folder.parent, []
     aside = set_later_steps_aside(step_folder)
+    if aside is not None:
+        notes.append(f"the steps after it are in {aside} now")
     point(run_folder / "latest", step_folder)
-    best = run_folder / f"step_{progress.best_step}"
+    link, best = run_folder / "best", run_folder / f"step_{progress.best_step}"
     if best.is_dir():
-        point(run_folder / "best", best)
-    return [f"the steps after it are in {aside} now"] if aside is not None else []
+        point(link, best)
+    elif link.is_symlink():
+        link.unlink()
+        notes.append(f"the best step until then, {progress.best_step}, is no longer there; a better one will be saved")
+    return notes

@@ -250,7 +250,8 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
     if run.saver is not None:
         run.saver.save(run.progress)
         run.saver.wait()
-        saved = f" The weights before it are in {run.folder}/step_{step}."
+        if run.saver.has(step):
+            saved = f" The weights before it are in {run.folder}/step_{step}."
     whose = result.nonfinite or "the loss"
     others = ", set max_grad_norm, or leave such updates out with --on-nonfinite skip"
     if run.config.combines_accumulators:  # which does neither

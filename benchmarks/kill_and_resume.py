@@ -37,7 +37,6 @@ CONFIG: Dict[str, Any] = {
     "optimizer": "AdamW", "learning_rate": 0.001, "lr_schedule": "cosine", "warmup_steps": 10,
     "device": "cpu", "threads_per_process": 1, "checkpoint_save_steps": 2, "keep_last": 3, "keep_every": 50,
 }  # fmt: skip
-LATEST_KILL = 3.0  # seconds after the first step of a try
 DURING_SAVE = 0.05  # seconds after a save has begun
 
 
@@ -48,6 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--runtime", default="pipeline", choices=("pipeline", "single"))
     parser.add_argument("--precision", default="32.32")
     parser.add_argument("--keys", nargs="*", default=[], metavar="KEY=VALUE", help="further keys of the config")
+    parser.add_argument("--within", type=float, default=3.0, help="seconds after a try's first step (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there too")
     options = parser.parse_args(argv)
@@ -79,7 +79,7 @@ def torture(options: argparse.Namespace, folder: Path) -> Dict[str, Any]:
         if kills == options.kills:
             finish(process)
             break
-        if not kill(process, folder / "killed", draw, in_save=kills % 2 == 1):
+        if not kill(process, folder / "killed", draw.uniform(0, options.within), draw, in_save=kills % 2 == 0):
             break  # the run was over before
         kills += 1
         during_saves += any((folder / "killed").glob(".step_*"))
@@ -114,8 +114,8 @@ def finish(process: subprocess.Popen[str]) -> None:
         raise SystemExit(f"a run that nobody killed ended with exit code {process.returncode}:\n{output}")
 
 
-def kill(process: subprocess.Popen[str], run: Path, draw: random.Random, in_save: bool) -> bool:
-    """Kills the run at a moment after its first step, or just after a save has begun. False where it ended by itself."""
+def kill(process: subprocess.Popen[str], run: Path, after: float, draw: random.Random, in_save: bool) -> bool:
+    """Kills the run `after` its first step, or just after the next save has begun. False where it ended by itself."""
     lines: List[str] = []
     assert process.stdout is not None
     for line in process.stdout:
@@ -123,7 +123,7 @@ def kill(process: subprocess.Popen[str], run: Path, draw: random.Random, in_save
         if " Step: " in line:
             break
     os.set_blocking(process.stdout.fileno(), False)  # what it prints from here on is of no interest
-    time.sleep(draw.uniform(0, LATEST_KILL))
+    time.sleep(after)
     while in_save and process.poll() is None and not any(run.glob(".step_*")):
         time.sleep(0.0005)
     if in_save:

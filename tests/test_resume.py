@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import pytest
 import yaml
 from safetensors.torch import load_file
 
+import launch
+import pretrain
 from benchmarks import kill_and_resume
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +69,22 @@ def train(folder: Path, output: str, keys: Dict[str, Any], *flags: str) -> subpr
     )
 
 
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable[..., str]:
+    """Runs `pretrain.py` in `tmp_path` without starting a Python for it; gives what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(output: str, keys: Dict[str, Any], *flags: str, code: int = 0) -> str:
+        capfd.readouterr()
+        Path("configs.yaml").write_text(yaml.safe_dump({"tiny": {**CONFIG, "runtime": "single", **keys}}))
+        ended = launch.run("pretrain", pretrain.main, ["--config", "tiny", "--checkpoint-output-dir", output, *flags])
+        printed = "".join(capfd.readouterr())
+        assert ended == code, printed
+        return printed
+
+    return run
+
+
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == code, output
@@ -92,7 +111,7 @@ def logged_steps(run: Path) -> List[int]:
 @pytest.mark.parametrize("keys", RUNTIMES)
 def test_resume_in_the_middle_of_an_epoch_is_bitwise_exact(tmp_path: Path, keys: Dict[str, Any]) -> None:
     finish(train(tmp_path, "whole", keys))
-    finish(train(tmp_path, "halves", keys))
+    shutil.copytree(tmp_path / "whole", tmp_path / "halves", symlinks=True)
     # What a crash after step 7's save leaves: later steps are gone, the metrics file is ahead.
     run = tmp_path / "halves"
     for step in [path for path in run.glob("step_*") if int(path.name[5:]) > 7]:
@@ -118,27 +137,28 @@ def test_ctrl_c_saves_and_resume_goes_on_bitwise(tmp_path: Path, keys: Dict[str,
     assert_bitwise_equal(tensors(tmp_path / "whole", 18), tensors(tmp_path / "halves", 18))
 
 
-def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path) -> None:
-    finish(train(tmp_path, "run", {"runtime": "single", "epochs": 1}))
-    output = finish(train(tmp_path, "run", {"runtime": "single"}), code=2)
+def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    run_here("run", {"epochs": 1})
+    output = run_here("run", {}, code=2)
     assert "already holds a run" in output
     assert "--resume" in output
     assert "Traceback" not in output
 
 
-def test_a_damaged_step_is_named_and_the_one_before_offered_and_resumed(tmp_path: Path) -> None:
-    keys = {"runtime": "single"}
-    finish(train(tmp_path, "whole", keys))
-    finish(train(tmp_path, "run", keys))
+def test_a_damaged_step_is_named_and_the_one_before_offered_and_resumed(
+    tmp_path: Path, run_here: Callable[..., str]
+) -> None:
+    run_here("whole", {})
+    run_here("run", {})
     run = tmp_path / "run"
     part = run / "step_18" / "optimizer-00001-of-00001.safetensors"
     content = part.read_bytes()
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (run / "step_14" / "run.json").write_text("{")
-    output = finish(train(tmp_path, "run", keys, "--resume"), code=2)
+    output = run_here("run", {}, "--resume", code=2)
     assert "optimizer-00001-of-00001.safetensors is damaged" in output
     assert "The newest good step before it is 7: go on from there with --resume --resume-step 7." in output
-    output = finish(train(tmp_path, "run", keys, "--resume", "--resume-step", "7"))
+    output = run_here("run", {}, "--resume", "--resume-step", "7")
     assert "resumed after step 7" in output
     (aside,) = run.glob("set_aside-*")
     assert f"the steps after it are in {aside.relative_to(tmp_path)} now" in output
@@ -147,32 +167,32 @@ def test_a_damaged_step_is_named_and_the_one_before_offered_and_resumed(tmp_path
     assert logged_steps(run) == list(range(1, 19))
 
 
-def test_no_good_step_at_all_is_said(tmp_path: Path) -> None:
-    finish(train(tmp_path, "run", {"runtime": "single", "epochs": 1, "checkpoint_save_steps": 100, "keep_best": False}))
+def test_no_good_step_at_all_is_said(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    run_here("run", {"epochs": 1, "checkpoint_save_steps": 100, "keep_best": False})
     (tmp_path / "run" / "step_9" / "model.safetensors.index.json").unlink()
-    output = finish(train(tmp_path, "run", {"runtime": "single"}, "--resume"), code=2)
+    output = run_here("run", {}, "--resume", code=2)
     assert "model.safetensors.index.json cannot be read (No such file or directory)" in output
     assert "No step before it is good: start anew." in output
 
 
-def test_what_may_not_change_is_named_and_what_may_is_told(tmp_path: Path) -> None:
-    keys = {"runtime": "single", "epochs": 1}
-    finish(train(tmp_path, "run", keys))
-    output = finish(train(tmp_path, "run", {**keys, "hidden_size": 32, "num_labels": 12}, "--resume"), code=2)
+def test_what_may_not_change_is_named_and_what_may_is_told(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    keys = {"epochs": 1}
+    run_here("run", keys)
+    output = run_here("run", {**keys, "hidden_size": 32, "num_labels": 12}, "--resume", code=2)
     assert "was trained with hidden_size = 16, num_labels = 10; now hidden_size = 32, num_labels = 12." in output
     assert "finetune.py --pretrained-checkpoint run" in output
-    other = {"runtime": "single", "epochs": 2, "learning_rate": 0.001}
-    output = finish(train(tmp_path, "run", other, "--resume"))
+    other = {"epochs": 2, "learning_rate": 0.001}
+    output = run_here("run", other, "--resume")
     assert "resumed with other keys: epochs 1 -> 2, learning_rate 0.003 -> 0.001\n" in output
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["tiny"]["learning_rate"] == 0.001
 
 
-def test_another_batch_goes_on_at_the_same_image_of_the_epoch(tmp_path: Path) -> None:
-    keys = {"runtime": "single", "warmup_steps": 0}
-    finish(train(tmp_path, "run", {**keys, "epochs": 1}))  # 9 steps of 144 images
+def test_another_batch_goes_on_at_the_same_image_of_the_epoch(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    keys = {"warmup_steps": 0}
+    run_here("run", {**keys, "epochs": 1})  # 9 steps of 144 images
     for step in [path for path in (tmp_path / "run").glob("step_*") if path.name != "step_7"]:
         subprocess.run(["rm", "-r", str(step)], check=True)
-    output = finish(train(tmp_path, "run", {**keys, "epochs": 2, "gradient_accumulation": 8}, "--resume"))
+    output = run_here("run", {**keys, "epochs": 2, "gradient_accumulation": 8}, "--resume")
     # 7 x 144 = 1,008 images were seen; 4 steps of 288 are 1,152. An epoch has 4 such steps: the second one begins.
     assert (
         "host steps of 288 images, 144 before: epoch 1 goes on after 1,152 of its images, where it was after 1,008"
@@ -184,17 +204,17 @@ def test_another_batch_goes_on_at_the_same_image_of_the_epoch(tmp_path: Path) ->
     assert (details["step"], details["steps_per_epoch"], details["shift"]) == (11, 4, 3)
 
 
-def test_early_stopping_counts_on_over_a_resume(tmp_path: Path) -> None:
+def test_early_stopping_counts_on_over_a_resume(tmp_path: Path, run_here: Callable[..., str]) -> None:
     # A learning rate too small to learn anything: the first validation stays the best.
-    keys = {"runtime": "single", "learning_rate": 1e-12, "epochs": 9, "early_stopping": 3, "checkpoint_save_steps": 9}
-    finish(train(tmp_path, "whole", keys))
-    finish(train(tmp_path, "halves", {**keys, "epochs": 2}))
-    output = finish(train(tmp_path, "halves", keys, "--resume"))
+    keys = {"learning_rate": 1e-12, "epochs": 9, "early_stopping": 3, "checkpoint_save_steps": 9}
+    run_here("whole", keys)
+    run_here("halves", {**keys, "epochs": 2})
+    output = run_here("halves", keys, "--resume")
     for run in ("whole", "halves"):
         assert logged_steps(tmp_path / run) == list(range(1, 37))  # 4 epochs of 9 steps: the best one and three more
         assert (tmp_path / run / "best").resolve().name == "step_9"
     assert "stopped early: 3 validations in a row were not better than the best" in output
-    output = finish(train(tmp_path, "halves", keys, "--resume"))
+    output = run_here("halves", keys, "--resume")
     assert logged_steps(tmp_path / "halves") == list(range(1, 37))
     assert "stopped early" in output
 
@@ -202,10 +222,21 @@ def test_early_stopping_counts_on_over_a_resume(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
-    [["--runtime", "single"], ["--runtime", "single", "--precision", "bf16.16"], ["--keys", "auto_loss_scaling=true"]],
-    ids=["single", "single in half precision", "pipeline with automatic loss scaling"],
+    [
+        "--kills 2 --steps 24 --runtime single --precision bf16.16",
+        "--kills 1 --steps 12 --runtime pipeline --precision 16.16 --keys auto_loss_scaling=true",
+    ],
 )
-def test_a_run_that_is_killed_in_the_middle_of_saves_ends_with_the_same_bytes(flags: List[str]) -> None:
-    if "--runtime" not in flags:
-        flags = [*flags, "--precision", "16.16"]
-    assert kill_and_resume.main(["--kills", "2", "--steps", "40", *flags]) == 0
+def test_a_run_that_is_killed_in_the_middle_of_saves_ends_with_the_same_bytes(flags: str) -> None:
+    assert kill_and_resume.main(["--within", "0.5", *flags.split()]) == 0
+
+
+def test_a_link_to_a_best_step_that_is_set_aside_does_not_dangle(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    keys = {"checkpoint_save_steps": 7}
+    run_here("run", keys)
+    run = tmp_path / "run"
+    assert (run / "best").resolve().name in ("step_9", "step_18")
+    subprocess.run(["rm", "-rf", str(run / "step_9")], check=True)
+    output = run_here("run", keys, "--resume", "--resume-step", "14", "--training-steps", "15")
+    assert "the best step until then, 9, is no longer there" in output
+    assert not (run / "best").is_symlink() or (run / "best").exists()
