@@ -5,7 +5,6 @@ step_<N>/model-0000k-of-0000n.safetensors, optimizer-…, ema-…, their indexes
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional
 import torch
 
 from errors import UserError
+from weights.json_file import seal, without_seal
 from weights.tensor_files import check_digest, index_of, open_indexed, write_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Progress:
     """How far a run is; all that a resumed run needs besides weights and optimiser state."""
 
     step: int = 0  # host steps completed
+    updates: int = 0  # weight updates made: what dropout and stochastic rounding are numbered by
     steps_per_epoch: int = 0
     samples_per_step: int = 0
     shift: int = 0  # host steps more than the data's position says, since the batch size has changed on resuming
@@ -43,25 +44,21 @@ class Progress:
         return self.step - self.shift
 
 
-def write_run_details(folder: Path, progress: Progress, card: ModelCard, digests: Mapping[str, str]) -> None:
-    """Writes run.json, the last file of a step. `digests`: SHA-256 of the others, by name."""
-    details = {**asdict(progress), "model": card.to_json(), "torch": torch.__version__, "files": dict(digests)}
-    write_text(folder / "run.json", json.dumps({**details, "digest": _seal(details)}, indent=1) + "\n")
-
-
-def _seal(details: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(details, sort_keys=True).encode()).hexdigest()
+def write_run_details(
+    folder: Path, progress: Progress, card: ModelCard, digests: Mapping[str, str], only_best: bool
+) -> None:
+    """Writes run.json, the last file of a step. `digests`: SHA-256 of the others, by name; `only_best`: saved for that alone."""
+    about = {"model": card.to_json(), "only_best": only_best, "torch": torch.__version__, "files": dict(digests)}
+    details = {**asdict(progress), **about}
+    write_text(folder / "run.json", json.dumps({**details, "digest": seal(details)}, indent=1) + "\n")
 
 
 def read_run_details(step_folder: Path) -> Dict[str, Any]:
     """What run.json holds. Raises UserError where it is missing, damaged, or not what was written."""
     path = step_folder / "run.json"
     try:
-        details: Dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if details.pop("digest") != _seal(details):
-            raise ValueError("it is not what was saved")
-        return details
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return without_seal(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} is missing or damaged ({reason}).\n       Use another step.") from error
 
@@ -75,18 +72,25 @@ def read_progress(step_folder: Path) -> Progress:
         raise UserError(f"{step_folder / 'run.json'} has no {error.args[0]}.\n       Use another step.") from error
 
 
-def was_best(step_folder: Path) -> bool:
-    """Whether a step was the best when it was saved; False where that cannot be read."""
+def is_only_best(step_folder: Path) -> bool:
+    """Whether a step was saved for being the best alone; False where that cannot be read."""
     try:
-        progress = read_progress(step_folder)
+        return bool(read_run_details(step_folder).get("only_best"))
     except UserError:
         return False
-    return progress.best_step == progress.step
+
+
+def files_of(step_folder: Path) -> Dict[str, str]:
+    """SHA-256 of a step's files, by name. Raises UserError where run.json does not tell: it is a model's alone, say."""
+    files = read_run_details(step_folder).get("files")
+    if not isinstance(files, dict):
+        raise UserError(f"{step_folder} is no step of a run: its run.json names no files.\n       Use another step.")
+    return files
 
 
 def check_whole(step_folder: Path) -> None:
     """Reads every file of a step. Raises UserError, naming the file, for one that is missing or not what was saved."""
-    digests = read_run_details(step_folder)["files"]
+    digests = files_of(step_folder)
     for name in digests:
         check_digest(step_folder / name, digests)
 
@@ -104,7 +108,7 @@ def newest_whole(step_folders: List[Path]) -> Optional[Path]:
 
 def restore(step_folder: Path, runtime: Runtime) -> Progress:
     """Weights, optimiser state and progress of a saved step, into whatever split this run has."""
-    progress, digests = read_progress(step_folder), read_run_details(step_folder)["files"]
+    progress, digests = read_progress(step_folder), files_of(step_folder)
     weights = open_indexed(step_folder, "model", digests)
     names = runtime.parameter_names()
     for name, shape in names.items():

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from multiprocessing import connection, get_context
+from multiprocessing import connection, forkserver, get_context, resource_tracker
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from errors import UserError
@@ -86,6 +86,7 @@ def run_workers(command: str, argv: List[str], placement: Placement, threads: in
     os.environ.update({name: value for name, value in shared.items() if name.endswith("_NUM_THREADS")})
     context = get_context("forkserver")
     context.set_forkserver_preload(["errors", "training", "dataset.loader", "runtime.pipeline"])
+    _start_server()
     workers: List[Any] = []
     pipes: List[Any] = []
     try:
@@ -104,6 +105,16 @@ def run_workers(command: str, argv: List[str], placement: Placement, threads: in
     return _Crew(workers, pipes, placement, debug).wait()
 
 
+def _start_server() -> None:
+    """Starts the process that forks workers, deaf to SIGTERM: a scheduler sends it to all, and workers need their parent."""
+    resource_tracker.ensure_running()  # which would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -113,6 +124,7 @@ def _free_port() -> int:
 def _worker(command: str, argv: List[str], environment: Dict[str, str], reports: Any) -> None:
     """Body of one local worker: runs the command and reports how it failed, if it did, before its connections close."""
     os.environ.update(environment)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the server does not hear
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the starting process alone, which passes it on, once
     _die_with_parent()
     try:

@@ -9,7 +9,16 @@ import checkpoint
 from checkpoint import Progress
 from config import load_config
 from errors import UserError
-from run_folder import find_step_to_resume, number_of, point, saved_steps, set_later_steps_aside, write_config
+from run_folder import (
+    find_step_to_resume,
+    is_complete,
+    linked_step,
+    number_of,
+    point,
+    saved_steps,
+    set_later_steps_aside,
+    write_config,
+)
 from weights.card import ARCHITECTURE_FIELDS, ModelCard, card_of
 
 if TYPE_CHECKING:
@@ -40,11 +49,10 @@ def resume(config: Config, runtime: Runtime, steps_per_epoch: int, data: str) ->
     notes += runtime.from_main(_changes(run_folder, config) if runtime.is_main else None)
     progress = checkpoint.restore(step_folder, runtime)
     notes += _take_on_batch(progress, steps_per_epoch, config.samples_per_step)
-    if runtime.is_main:
-        notes += _tidy(step_folder, progress)
-        write_config(run_folder, config)
-    runtime.barrier()
-    return run_folder, progress, notes
+    more, has_best = runtime.from_main(_tidy(step_folder, progress, config) if runtime.is_main else None)
+    if not has_best:
+        progress.best_top1 = progress.best_step = None
+    return run_folder, progress, notes + more
 
 
 def _find(config: Config) -> Path:
@@ -127,17 +135,38 @@ def _take_on_batch(progress: Progress, steps_per_epoch: int, samples_per_step: i
     return [f"{sizes}: epoch {epoch + 1} goes on after {went_on:,} of its images, where it was after {images:,}"]
 
 
-def _tidy(step_folder: Path, progress: Progress) -> List[str]:
-    """Links as this step has them, which a crash may have come between; later steps out of the way."""
-    run_folder, notes = step_folder.parent, []
-    aside = set_later_steps_aside(step_folder)
-    if aside is not None:
-        notes.append(f"the steps after it are in {aside} now")
-    point(run_folder / "latest", step_folder)
-    link, best = run_folder / "best", run_folder / f"step_{progress.best_step}"
-    if best.is_dir():
-        point(link, best)
-    elif link.is_symlink():
-        link.unlink()
-        notes.append(f"the best step until then, {progress.best_step}, is no longer there; a better one will be saved")
-    return notes
+def _tidy(step_folder: Path, progress: Progress, config: Config) -> Tuple[List[str], bool]:
+    """The run folder as this step has it, which a crash may have come between. Gives notes, and whether the best step is there.
+
+    Raises UserError where the folder cannot be written.
+    """
+    run_folder = step_folder.parent
+    try:
+        aside = set_later_steps_aside(step_folder)
+        point(run_folder / "latest", step_folder)
+        notes = [f"the steps after it are in {aside} now"] if aside is not None else []
+        write_config(run_folder, config)
+        if progress.best_step is None or not config.keep_best:
+            return notes, True
+        best = run_folder / f"step_{progress.best_step}"
+        if is_complete(best):
+            point(run_folder / "best", best)
+        elif linked_step(run_folder / "best") is None:
+            (run_folder / "best").unlink(missing_ok=True)
+            return [*notes, f"the best step until then, {progress.best_step}, is no longer there"], False
+        return notes, True
+    except OSError as error:
+        raise UserError(
+            f"{run_folder} cannot be written ({error.strerror or error}), so no run can go on there."
+        ) from error
+
+
+def with_epsilon_of_the_run(config: Config) -> Config:
+    """The config with the `layer_norm_eps` of the step that it goes on from. A flag wins."""
+    if not config.resume_training_from_checkpoint or "layer_norm_eps" in config.flags:
+        return config
+    try:
+        details = checkpoint.read_run_details(find_step_to_resume(config))
+        return config.model_copy(update={"layer_norm_eps": float(details["model"]["layer_norm_eps"])})
+    except (UserError, KeyError, TypeError, ValueError):
+        return config  # what is wrong is told by `resume`

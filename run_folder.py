@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -29,7 +30,7 @@ def new_run_folder(config: Config) -> Optional[Path]:
         return None
     name = f"{_run_name(config)}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = user_path(config.checkpoint_output_dir or f"runs/{name}")
-    if (folder / "config.yaml").exists():
+    if (folder / "config.yaml").exists() or any(folder.glob("step_*")):
         raise UserError(
             f"checkpoint_output_dir = {folder} already holds a run, which would be overwritten.\n"
             "       Go on with it by --resume, or choose another --checkpoint-output-dir."
@@ -57,17 +58,22 @@ def find_step_to_resume(config: Config) -> Path:
     """The step folder that --resume goes on from, in checkpoint_output_dir or in this config's newest run: `resume_step`,
     or the newest. Raises UserError where there is none.
     """
+    if config.checkpoint_output_dir == "":
+        raise UserError('--resume needs a run folder, but checkpoint_output_dir is "": name the run\'s folder.')
     if config.checkpoint_output_dir:
         runs = [user_path(config.checkpoint_output_dir)]
     else:
         dated = re.compile(re.escape(_run_name(config)) + r"-\d{8}-\d{6}")
         runs = sorted((run for run in Path("runs").glob("*") if dated.fullmatch(run.name)), reverse=True)
-    for run in runs:
-        steps = saved_steps(run)
-        if steps:
-            return _chosen(run, steps, config.resume_step)
-    where = runs[0] if config.checkpoint_output_dir else f"runs/{_run_name(config)}-*"
-    raise UserError(f"--resume finds no saved step in {where}. Leave --resume out to start, or name the run's folder.")
+    steps = saved_steps(runs[0]) if runs else []
+    if steps:
+        return _chosen(runs[0], steps, config.resume_step)
+    where = runs[0] if runs else f"runs/{_run_name(config)}-*"
+    older = next((run for run in runs[1:] if saved_steps(run)), None)
+    hint = f"\n       To go on with an older run: --checkpoint-output-dir {older}." if older is not None else ""
+    raise UserError(
+        f"--resume finds no saved step in {where}. Leave --resume out to start, or name the run's folder.{hint}"
+    )
 
 
 def _chosen(run: Path, steps: List[Path], number: Optional[int]) -> Path:
@@ -82,8 +88,17 @@ def _chosen(run: Path, steps: List[Path], number: Optional[int]) -> Path:
 
 def saved_steps(run_folder: Path) -> List[Path]:
     """The complete steps of a run, oldest first."""
-    steps = [path for path in run_folder.glob("step_*") if STEP.fullmatch(path.name) and (path / "run.json").is_file()]
-    return sorted(steps, key=number_of)
+    return sorted((path for path in step_folders(run_folder) if is_complete(path)), key=number_of)
+
+
+def step_folders(run_folder: Path) -> List[Path]:
+    """All that is named as a step, complete or not."""
+    return [path for path in run_folder.glob("step_*") if STEP.fullmatch(path.name)]
+
+
+def is_complete(step_folder: Path) -> bool:
+    """run.json is a step's last file."""
+    return (step_folder / "run.json").is_file()
 
 
 def number_of(step_folder: Path) -> int:
@@ -91,8 +106,21 @@ def number_of(step_folder: Path) -> int:
     return int(step_folder.name[len("step_") :])
 
 
+def linked_step(link: Path) -> Optional[int]:
+    """The number of the step that a link points at; None where there is none, or it is no link."""
+    if not (link.is_symlink() and link.exists()):
+        return None
+    match = STEP.fullmatch(link.resolve().name)
+    return int(match.group(1)) if match else None
+
+
 def point(link: Path, step_folder: Path) -> None:
-    """Points a link at a step beside it, without a moment in which it points nowhere."""
+    """Points a link at a step beside it, without a moment in which it points nowhere. Raises OSError.
+
+    Where copying a run has made a folder of the link, that gets another name.
+    """
+    if link.is_dir() and not link.is_symlink():
+        os.replace(link, _unused(link.with_name(f"copy_of_{link.name}")))
     new = link.with_name(f".{link.name}.new")
     if new.is_symlink():
         new.unlink()
@@ -100,39 +128,60 @@ def point(link: Path, step_folder: Path) -> None:
     os.replace(new, link)
 
 
-def remove_steps(step_folders: Iterable[Path]) -> None:
+def _unused(path: Path) -> Path:
+    """The path, or with a number behind its name the first that is not there."""
+    numbers = itertools.count(2)
+    first = path
+    while path.exists():
+        path = first.with_name(f"{first.name}-{next(numbers)}")
+    return path
+
+
+def remove_steps(run_folder: Path, numbers: Iterable[int]) -> None:
     """Deletes steps; a half-deleted one is never taken for a saved one. What an earlier deletion left goes, too."""
-    for folder in step_folders:
+    _clear_removed(run_folder)
+    for number in numbers:
+        folder = run_folder / f"step_{number}"
         os.replace(folder, folder.with_name(REMOVED + folder.name))
-        for left in folder.parent.glob(REMOVED + "*"):
-            shutil.rmtree(left, ignore_errors=True)
+    _clear_removed(run_folder)
+
+
+def _clear_removed(run_folder: Path) -> None:
+    for left in run_folder.glob(REMOVED + "*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def set_later_steps_aside(step_folder: Path) -> Optional[Path]:
-    """Moves the steps after one, from which a run goes on, out of its way. Returns where to; None where there were none."""
+    """Moves what is named as a step after one from which a run goes on out of its way, complete or not. Returns where to; None
+    where there was nothing.
+    """
     run_folder = step_folder.parent
-    later = [step for step in saved_steps(run_folder) if number_of(step) > number_of(step_folder)]
-    if not later:
-        return None
-    aside = run_folder / f"set_aside-{time.strftime('%Y%m%d-%H%M%S')}"
+    later = [step for step in step_folders(run_folder) if number_of(step) > number_of(step_folder)]
+    return _set_aside(run_folder, later) if later else None
+
+
+def set_incomplete_aside(step_folder: Path) -> None:
+    """Makes room for a step where a folder of its name is that is none: not all of it was copied, or run.json is gone."""
+    if step_folder.exists() and not is_complete(step_folder):
+        _set_aside(step_folder.parent, [step_folder])
+
+
+def _set_aside(run_folder: Path, steps: Iterable[Path]) -> Path:
+    aside = _unused(run_folder / f"set_aside-{time.strftime('%Y%m%d-%H%M%S')}")
     aside.mkdir()
-    for step in later:
+    for step in steps:
         os.replace(step, aside / step.name)
     return aside
 
 
-def superfluous_steps(steps: Iterable[int], best: Optional[int], once_best: Set[int], config: Config) -> List[int]:
-    """Those of the saved steps that may go: what was saved for being the best and no longer is (`once_best`), and with
-    `keep_last` all but the last few of those that were saved on schedule. The newest, the best and every multiple of
-    `keep_every` stay.
+def superfluous_steps(steps: Iterable[int], best: Optional[int], only_best: Set[int], config: Config) -> List[int]:
+    """Those of the saved steps that may go: what was saved for being the best alone (`only_best`) and no longer is, and with
+    `keep_last` all but the last few of the others. The newest, the best and every multiple of `keep_every` stay.
     """
     ordered = sorted(steps)
     kept: Set[Optional[int]] = {best, *ordered[-1:]}
     if config.keep_every is not None:
         kept.update(step for step in ordered if step % config.keep_every == 0)
-    scheduled = [step for step in ordered if step % config.checkpoint_save_steps == 0]
-    if config.keep_last is None:
-        kept.update(scheduled, set(ordered) - once_best)
-    else:
-        kept.update(scheduled[-config.keep_last :])
+    others = [step for step in ordered if step not in only_best]
+    kept.update(others if config.keep_last is None else others[-config.keep_last :])
     return [step for step in ordered if step not in kept]

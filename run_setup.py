@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
 from reporting.build import build_reporters
-from resuming import resume
+from resuming import resume, with_epsilon_of_the_run
 from run_folder import new_run_folder
 from runtime.build import build_runtime
 from saving import Saver
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 def prepare_run(config: Config, placement: Placement) -> Run:
     """Everything that `training.fit` needs, the first notes printed. Raises UserError for what cannot be had."""
+    config = with_epsilon_of_the_run(config)
     source = open_source(config, "train")
     if source is None:
         raise UserError(f"dataset = {config.dataset} has no training images.")
@@ -165,7 +167,7 @@ def _commands(config: Config, folder: Optional[Path]) -> Tuple[Optional[str], Op
     def command(name: str, *flags: str) -> str:
         script = Path(__file__).with_name(f"{name}.py")
         shown = script.name if script.parent == Path.cwd() else str(script)
-        return " ".join([python, shown, f"--config-file {folder}/config.yaml", *flags])
+        return " ".join([python, shown, f"--config-file {shlex.quote(str(folder))}/config.yaml", *flags])
 
-    resume = command(config.command, f"--checkpoint-output-dir {folder}", "--resume")
-    return command("validation", f"--pretrained-checkpoint {folder}"), resume
+    resume = command(config.command, f"--checkpoint-output-dir {shlex.quote(str(folder))}", "--resume")
+    return command("validation", f"--pretrained-checkpoint {shlex.quote(str(folder))}"), resume

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Tuple
 import torch
 from torch import Tensor
 
-from checkpoint import Progress, was_best
+from checkpoint import Progress, is_only_best
 from errors import UserError
 from reporting.base import SaveRecord
-from run_folder import number_of, point, remove_steps, saved_steps, superfluous_steps
+from run_folder import (
+    is_complete,
+    linked_step,
+    number_of,
+    point,
+    remove_steps,
+    saved_steps,
+    set_incomplete_aside,
+    superfluous_steps,
+)
 from step_writer import StepParts, StepWriter, hidden_folder, reason
 from weights.tensor_files import part_name
 
@@ -22,7 +31,8 @@ if TYPE_CHECKING:
     from runtime.base import Runtime
     from weights.card import ModelCard
 
-GRACE_SECONDS = 30.0  # that a step being written is waited for when the run ends by an error
+# That a step being written is waited for when the run ends by an error; less where others have parts, which may never come.
+GRACE_SECONDS, GRACE_SECONDS_FOR_OTHERS = 30.0, 2.0
 
 
 class Saver:
@@ -35,32 +45,45 @@ class Saver:
         self._staging: Dict[str, Tensor] = {}
         self._writer: Optional[StepWriter] = None
         self._done: List[SaveRecord] = []
+        self._told = False  # of the failure of the step that is being saved
 
-    def save(self, progress: Progress, is_best: bool = False) -> None:
+    def save(self, progress: Progress, is_best: bool = False, only_best: bool = False) -> None:
         """Saves a step; with `background_save`, training goes on while it is written. One that is there is only linked to.
 
-        Raises UserError where it, or the step before it, cannot be saved and `on_save_error` is to stop.
+        `only_best`: it would not be saved if it were not the best. Raises UserError where it, or the step before it, cannot be
+        saved and `on_save_error` is to stop.
         """
         begun = time.perf_counter()
         self.wait()
         folder = self._folder / f"step_{progress.step}"
-        links = ("latest", "best") if is_best else ("latest",)
+        links = ("latest", "best") if is_best and self._config.keep_best else ("latest",)
         hidden, error = self._runtime.from_main(_open(folder, links) if self._runtime.is_main else None)
         if error is not None:
             self._fail(progress.step, error)
         elif hidden is not None:
-            parts, main = self._own_parts(progress), self._runtime.is_main
-            self._writer = StepWriter(folder, Path(hidden), parts, self._card, completes=main, links=links, begun=begun)
+            self._writer = StepWriter(
+                folder,
+                Path(hidden),
+                self._own_parts(progress),
+                self._card,
+                completes=self._runtime.is_main,
+                links=links,
+                only_best=only_best,
+                afterwards=self._prune,
+                begun=begun,
+            )
             if not self._config.background_save:
                 self.wait()
+                stalled = time.perf_counter() - begun
+                self._done = [replace(r, stall_seconds=stalled) if r.step == progress.step else r for r in self._done]
 
     def poll(self) -> List[SaveRecord]:
         """What has come onto the disk since the last time, without waiting. Raises UserError as `save` does."""
         writer = self._writer
         if writer is not None and writer.is_over:
-            if writer.error is not None and self._config.on_save_error == "stop":
-                self._fail(writer.step, writer.error)
             self._take_record(writer)
+            if writer.error is not None and not self._told:
+                self._fail(writer.step, writer.error)
         done, self._done = self._done, []
         return done
 
@@ -78,33 +101,32 @@ class Saver:
         self._take_record(writer)
         if errors or last is not None:
             self._fail(writer.step, (errors or [last])[0])
+        self._told = False
 
     def has(self, step: int) -> bool:
         """Whether a step is on the disk; the same in every process."""
-        return bool(self._runtime.from_main((self._folder / f"step_{step}").is_dir()))
+        return bool(self._runtime.from_main(is_complete(self._folder / f"step_{step}")))
 
     def give_up(self) -> None:
         """After an error of the run: a step that is nearly saved may be saved, without asking the other processes."""
         if self._writer is not None:
-            self._writer.join(GRACE_SECONDS)
+            self._writer.join(GRACE_SECONDS if self._writer.has_all_parts else GRACE_SECONDS_FOR_OTHERS)
             self._writer.abandoned.set()
 
     def _take_record(self, writer: StepWriter) -> None:
-        """Notes that a step is there, and removes those that it makes superfluous: in the main process, once."""
-        if writer.record is not None:
-            self._done.append(writer.record)
-            writer.record = None
-            self._prune()
+        """Keeps what is to be told of a step that is there, once."""
+        record, writer.record = writer.record, None
+        if record is not None:
+            self._done.append(record)
+            if writer.remark is not None:
+                self._note(writer.remark)
 
     def _prune(self) -> None:
-        steps = {number_of(folder): folder for folder in saved_steps(self._folder)}
-        best = self._folder / "best"
-        kept = number_of(best.resolve()) if self._config.keep_best and best.is_dir() else None
-        once_best = {step for step, folder in steps.items() if was_best(folder)}
-        try:
-            remove_steps(steps[step] for step in superfluous_steps(steps, kept, once_best, self._config))
-        except OSError as error:
-            self._note(f"old steps in {self._folder} could not be removed: {reason(error)}")
+        """Removes the steps that a new one makes superfluous. Raises OSError."""
+        folders = {number_of(folder): folder for folder in saved_steps(self._folder)}
+        only_best = {step for step, folder in folders.items() if is_only_best(folder)}
+        best = linked_step(self._folder / "best") if self._config.keep_best else None
+        remove_steps(self._folder, superfluous_steps(folders, best, only_best, self._config))
 
     def _fail(self, step: int, why: str) -> None:
         what = f"step {step} could not be saved in {self._folder}: {why}."
@@ -113,7 +135,9 @@ class Saver:
                 f"{what}\n       What was saved before is untouched. Make room or the folder writable, and go on with --resume.\n"
                 "       With --on-save-error warn a run trains on, and tries again when the next step is due."
             )
-        self._note(f"{what} The run goes on; what was saved before is untouched.")
+        if not self._told:
+            self._told = True
+            self._note(f"{what} The run goes on; what was saved before is untouched.")
 
     def _own_parts(self, progress: Progress) -> StepParts:
         """Copies of all that this process has to write, and of how the run stands."""
@@ -134,16 +158,18 @@ class Saver:
         """A copy that training will not change. Its memory is kept: to find new pages costs several times the copy."""
         copy = self._staging.get(name)
         if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
-            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-        if self._config.background_save:
-            self._staging[name] = copy
+            kept = self._config.background_save
+            copy = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda and kept)
+            if kept:
+                self._staging[name] = copy
         return copy.copy_(value)
 
 
 def _open(step_folder: Path, links: Tuple[str, ...]) -> Tuple[Optional[str], Optional[str]]:
     """In the main process: a folder for the parts of a step, or None after linking to one that is there; else what went wrong."""
     try:
-        if not step_folder.exists():
+        if not is_complete(step_folder):
+            set_incomplete_aside(step_folder)
             return str(hidden_folder(step_folder)), None
         for link in links:
             point(step_folder.with_name(link), step_folder)

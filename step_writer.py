@@ -7,14 +7,16 @@ it trains.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Sequence
 
 from torch import Tensor
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from weights.card import ModelCard
 
 POLL_SECONDS = 0.02  # between two looks for other processes' parts
+FAILED = "failed"  # names the file that says why a process could not write its parts
+NICENESS = 10  # of the thread that writes, as of `nice`
 DIGEST = ".sha256"  # ends the name of the file that says that a part is on the disk
 
 
@@ -58,7 +62,7 @@ class StepWriter:
     """Writes this process's parts in a thread, from the moment that it is made.
 
     With `completes`, as in the main process, it also lets the step appear, gives it these `links`, and calls `afterwards`.
-    `begun` is when training came to the save, by `time.perf_counter`.
+    `begun` is when training came to the save, by `time.perf_counter`. `only_best`: saved for being the best alone.
     """
 
     def __init__(
@@ -70,6 +74,8 @@ class StepWriter:
         *,
         completes: bool,
         links: Sequence[str],
+        only_best: bool,
+        afterwards: Callable[[], None],
         begun: float,
     ) -> None:
         self.step = parts.progress.step
@@ -77,11 +83,18 @@ class StepWriter:
         self.abandoned = threading.Event()  # another process has failed: its parts will not come
         self.error: Optional[str] = None
         self.record: Optional[SaveRecord] = None
+        self.remark: Optional[str] = None  # what did not work once the step was there
         self._folder, self._hidden, self._parts, self._card = step_folder, hidden, parts, card
         self._completes, self._links, self._begun = completes, links, begun
+        self._only_best, self._afterwards = only_best, afterwards
         self._stall = time.perf_counter() - begun
         self._thread = threading.Thread(target=self._run, name=f"save {step_folder.name}", daemon=True)
         self._thread.start()
+
+    @property
+    def has_all_parts(self) -> bool:
+        """Whether no other process has a part of the step."""
+        return set(self._parts.files) == set(self._parts.names)
 
     @property
     def is_over(self) -> bool:
@@ -91,20 +104,28 @@ class StepWriter:
         self._thread.join(seconds)
 
     def _run(self) -> None:
+        _yield_to_training()
         try:
             self._write_own_parts()
             self.own_parts_are_over.set()
             if self._completes:
                 num_bytes = self._complete()
+                self._tidy_up()
                 self.record = SaveRecord(self.step, self._stall, time.perf_counter() - self._begun, num_bytes)
         except OSError as error:
-            self.error = reason(error)
+            self._fail(reason(error))
         except Exception as error:  # of whatever kind: the run must hear of it
-            self.error = f"{type(error).__name__}: {error}"
+            self._fail(f"{type(error).__name__}: {error}")
         finally:
             self.own_parts_are_over.set()
-            if self._completes and self.record is None:
-                shutil.rmtree(self._hidden, ignore_errors=True)
+
+    def _fail(self, why: str) -> None:
+        self.error = why
+        if self.has_all_parts:  # else others may still be writing: see `hidden_folder`
+            shutil.rmtree(self._hidden, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                (self._hidden / FAILED).write_text(why, encoding="utf-8")
 
     def _write_own_parts(self) -> None:
         for name, tensors in self._parts.files.items():
@@ -122,23 +143,39 @@ class StepWriter:
             index = index_of(self._hidden, stem)
             digests[index.name] = digest_of(index)
         num_bytes = sum((self._hidden / name).stat().st_size for name in digests)
-        write_run_details(self._hidden, self._parts.progress, self._card, digests)
+        write_run_details(self._hidden, self._parts.progress, self._card, digests, self._only_best)
         self._hidden.chmod(self._folder.parent.stat().st_mode & 0o777)  # so far for the owner's eyes alone
         sync_path(self._hidden)
         os.replace(self._hidden, self._folder)
-        sync_path(self._folder.parent)
-        for link in self._links:
-            point(self._folder.with_name(link), self._folder)
         return num_bytes
 
+    def _tidy_up(self) -> None:
+        """What may fail without harm to the step, on a file system without links, say."""
+        try:
+            sync_path(self._folder.parent)
+            for link in self._links:
+                point(self._folder.with_name(link), self._folder)
+            self._afterwards()
+        except OSError as error:
+            self.remark = f"step {self.step} is saved, but what comes after it failed: {error}"
+
     def _digest_from_its_writer(self, name: str) -> str:
-        path = self._hidden / (name + DIGEST)
+        path, failed = self._hidden / (name + DIGEST), self._hidden / FAILED
         while not path.exists():
+            if failed.exists():
+                raise OSError(None, failed.read_text(encoding="utf-8") or "another process failed")
             if self.abandoned.wait(POLL_SECONDS):
                 raise OSError(None, f"another process did not write {name}")
         digest = path.read_text()
         path.unlink()
         return digest
+
+
+def _yield_to_training() -> None:
+    """Gives this thread's share of a busy core to the threads that compute; a core that idles is as fast as before."""
+    with contextlib.suppress(OSError, AttributeError):  # a system where threads have no priority of their own
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def reason(error: OSError) -> str:

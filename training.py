@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from saving import Saver
     from weights.card import ModelCard
 
+SAME_SIGNAL_SECONDS = 1.0
 WARM_UP_STEPS = 2  # left out of the mean throughput: memory is allocated and code compiled in them
 
 
@@ -69,10 +70,14 @@ def number_of_steps(config: Config, steps_per_epoch: int, shift: int = 0) -> int
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the current step; a second SIGINT ends at once."""
+    """Turns the first SIGINT or SIGTERM into a wish to stop after the current step; a second SIGINT ends at once.
+
+    Schedulers send a signal to every process, and launchers pass theirs on: one that follows within a second is the same.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self._at = 0.0
         self._previous: Dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -85,9 +90,10 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
-        if self.number:
+        if not self.number:
+            self.number, self._at = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._at > SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
-        self.number = number
 
 
 class Stopwatch:
@@ -142,9 +148,10 @@ def _fit(run: Run) -> int:
             )  # a signal came between step and validation
         for batch, wait in _timed(_host_batches(run)):
             begun = time.perf_counter()
-            learning_rate = learning_rate_of(config, progress.step, run.num_steps)
-            result = run.runtime.train_step(batch, learning_rate, progress.step * config.device_iterations)
+            learning_rate = _learning_rate(run)
+            result = run.runtime.train_step(batch, learning_rate, progress.updates)
             progress.step += 1
+            progress.updates += config.device_iterations
             seconds = wait + time.perf_counter() - begun
             watch.count(config.samples_per_step, seconds, wait)
             _report_step(run, result, learning_rate, seconds, wait, watch.warming_up)
@@ -198,6 +205,12 @@ def _timed(batches: Iterator[HostBatch]) -> Iterator[Tuple[HostBatch, float]]:
         yield batch, time.perf_counter() - begun
 
 
+def _learning_rate(run: Run) -> float:
+    """Of the next host step. Where a run is given in epochs, the schedule is by them: it does not jump with the batch size."""
+    shift = run.progress.shift if run.config.epochs else 0
+    return learning_rate_of(run.config, run.progress.step - shift, run.num_steps - shift)
+
+
 def _report_step(
     run: Run, result: StepResult, learning_rate: float, seconds: float, wait: float, warming_up: bool
 ) -> None:
@@ -248,10 +261,12 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
         return
     step, saved = run.progress.step, ""
     if run.saver is not None:
-        run.saver.save(run.progress)
-        run.saver.wait()
-        if run.saver.has(step):
+        try:
+            run.saver.save(run.progress)
+            run.saver.wait()
             saved = f" The weights before it are in {run.folder}/step_{step}."
+        except UserError as error:
+            saved = f" {str(error).splitlines()[0]}"
     whose = result.nonfinite or "the loss"
     others = ", set max_grad_norm, or leave such updates out with --on-nonfinite skip"
     if run.config.combines_accumulators:  # which does neither
@@ -324,8 +339,9 @@ def _save_if_due(run: Run, is_best: bool, last: bool) -> None:
         return
     keep_best = is_best and run.config.keep_best
     step = run.progress.step
-    if keep_best or last or step == run.num_steps or step % run.config.checkpoint_save_steps == 0:
-        run.saver.save(run.progress, is_best=keep_best)
+    is_due = last or step == run.num_steps or step % run.config.checkpoint_save_steps == 0
+    if is_due or keep_best:
+        run.saver.save(run.progress, is_best=keep_best, only_best=not is_due)
 
 
 def _report_saved(run: Run) -> None:

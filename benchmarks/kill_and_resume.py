@@ -9,12 +9,12 @@ file of weights, averages and optimiser state must be that of a run that nobody 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -79,10 +79,9 @@ def torture(options: argparse.Namespace, folder: Path) -> Dict[str, Any]:
         if kills == options.kills:
             finish(process)
             break
-        if not kill(process, folder / "killed", draw.uniform(0, options.within), draw, in_save=kills % 2 == 0):
-            break  # the run was over before
+        after = draw.uniform(0, options.within)
+        during_saves += kill(process, folder / "killed", after, draw, in_save=kills % 2 == 0)
         kills += 1
-        during_saves += any((folder / "killed").glob(".step_*"))
         for step in saved_steps(folder / "killed"):
             check_whole(step)
         print(f"kill {kills} after step {newest(folder / 'killed')}", file=sys.stderr)
@@ -115,23 +114,32 @@ def finish(process: subprocess.Popen[str]) -> None:
 
 
 def kill(process: subprocess.Popen[str], run: Path, after: float, draw: random.Random, in_save: bool) -> bool:
-    """Kills the run `after` its first step, or just after the next save has begun. False where it ended by itself."""
+    """Kills the run `after` its first step, or just after the next save has begun. Says whether a save was going on."""
+    before = set(run.glob(".step_*"))  # what an earlier kill has left
     lines: List[str] = []
+    started = threading.Event()
+    reader = threading.Thread(target=_read, args=(process, lines, started), daemon=True)
+    reader.start()
+    while not started.wait(1.0) and process.poll() is None:
+        pass
+    time.sleep(after)
+    while in_save and process.poll() is None and not set(run.glob(".step_*")) - before:
+        time.sleep(0.0005)
+    if in_save:
+        time.sleep(draw.uniform(0, DURING_SAVE))
+    process.send_signal(signal.SIGKILL)
+    if process.wait() != -signal.SIGKILL:
+        raise SystemExit(f"the run ended, with exit code {process.returncode}, before it was killed:\n{''.join(lines)}")
+    return bool(set(run.glob(".step_*")) - before)
+
+
+def _read(process: subprocess.Popen[str], lines: List[str], started: threading.Event) -> None:
+    """Takes in what the run prints, so that it never waits for a reader."""
     assert process.stdout is not None
     for line in process.stdout:
         lines.append(line)
         if " Step: " in line:
-            break
-    os.set_blocking(process.stdout.fileno(), False)  # what it prints from here on is of no interest
-    time.sleep(after)
-    while in_save and process.poll() is None and not any(run.glob(".step_*")):
-        time.sleep(0.0005)
-    if in_save:
-        time.sleep(draw.uniform(0, DURING_SAVE))
-    if process.poll() not in (None, 0):
-        raise SystemExit(f"a resumed run ended with exit code {process.returncode}:\n{''.join(lines)}")
-    process.send_signal(signal.SIGKILL)
-    return process.wait() == -signal.SIGKILL
+            started.set()
 
 
 def newest(run: Path) -> int:

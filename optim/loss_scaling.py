@@ -37,6 +37,11 @@ class LossScale:
     def edge(self) -> float:
         return self.bin_edge * FP16_MAX
 
+    def restore(self, factor: float) -> None:
+        """Goes on from a saved factor; a static scale is the config's."""
+        if self.automatic:
+            self.factor = factor
+
     def counts_in(self, weight_update: int) -> bool:
         """Whether gradients are counted in this weight update (from 0)."""
         return self.automatic and weight_update % self.period == 0

@@ -30,7 +30,9 @@ def build_reporters(config: Config, run_folder: Optional[str], num_steps: int, r
         events = partial(TensorBoardReporter, folder / "tensorboard", resumed_step)
         reporters.append(BestEffort("metrics.jsonl", metrics, console.note))
         reporters.append(BestEffort("TensorBoard files", events, console.note))
-    return reporters + build_wandb(config, run_folder, console.note, resumes=resumed_step > 0)
+    return reporters + build_wandb(
+        config, run_folder, console.note, resumes=resumed_step > 0 and config.resume_step is None
+    )
 
 
 def build_wandb(

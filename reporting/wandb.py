@@ -70,4 +70,4 @@ class WandbReporter(Reporter):
 def _earlier_id(folder: Path) -> Optional[str]:
     """Of the newest W&B run in a run folder, whose files lie in `wandb/run-<date>_<time>-<id>` or `wandb/offline-run-…`."""
     found = [path.name.split("run-", 1)[1] for path in (folder / "wandb").glob("*run-*-*") if path.is_dir()]
-    return max(found).split("-")[1] if found else None
+    return max(found).split("-", 1)[1] if found else None

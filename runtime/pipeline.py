@@ -267,7 +267,7 @@ class PipelineRuntime:
 
     @loss_scale_factor.setter
     def loss_scale_factor(self, factor: float) -> None:
-        self.update.loss_scale.factor = factor
+        self.update.loss_scale.restore(factor)
 
     def optimizer_state(self) -> dict[int, dict[str, Tensor]]:
         shards, shard = self.update.num_shards, self.update.shard

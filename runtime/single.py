@@ -117,7 +117,7 @@ class SingleRuntime:
 
     @loss_scale_factor.setter
     def loss_scale_factor(self, factor: float) -> None:
-        self.update.loss_scale.factor = factor
+        self.update.loss_scale.restore(factor)
 
     def optimizer_state(self) -> Dict[int, Dict[str, Tensor]]:
         return {0: self.update.state()}

@@ -52,7 +52,10 @@ MAY_IMPORT = {
         "writes what it is handed, without a runtime",
     ),
     "resuming": (("checkpoint", "run_folder", "runtime.base", "weights.card"), "puts back what was saved"),
-    "checkpoint": (("runtime.base", "weights.card", "weights.tensor_files"), "the form of a saved step"),
+    "checkpoint": (
+        ("runtime.base", "weights.card", "weights.json_file", "weights.tensor_files"),
+        "the form of a saved step",
+    ),
     "run_folder": ((), "files and links of a run, whatever is in them"),
     "runtime": (("models", "optim", "optimization", "placement", "machine", "ipu_options"), "runs the model"),
     "ipu_options": (("models.stages", "machine"), "translates a config for PopTorch"),

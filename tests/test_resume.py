@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -202,6 +203,82 @@ def test_another_batch_goes_on_at_the_same_image_of_the_epoch(tmp_path: Path, ru
     assert "Epoch: 2.00/2.00 Step: 11/11" in output
     details = json.loads((tmp_path / "run" / "latest" / "run.json").read_text())
     assert (details["step"], details["steps_per_epoch"], details["shift"]) == (11, 4, 3)
+
+
+def learning_rates(run: Path) -> List[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["learning_rate"] for line in lines if line["event"] == "step"]
+
+
+def test_the_schedule_goes_by_epochs_through_a_change_of_the_batch(
+    tmp_path: Path, run_here: Callable[..., str]
+) -> None:
+    keys = {"warmup_steps": 0, "lr_schedule": "linear", "learning_rate": 1.0, "optimizer": "SGD", "max_grad_norm": 1e-6}
+    run_here("run", {**keys, "epochs": 2}, "--training-steps", "9")  # an epoch; as if the run had been stopped there
+    run_here("run", {**keys, "epochs": 2, "gradient_accumulation": 8}, "--resume")
+    half = learning_rates(tmp_path / "run")[9:]
+    assert half == pytest.approx([0.5, 0.375, 0.25, 0.125])
+
+
+def test_a_scale_that_is_no_longer_automatic_is_the_config_s(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    keys = {"precision": "16.16", "auto_loss_scaling": True, "epochs": 1}
+    run_here("run", keys)
+    output = run_here("run", {**keys, "auto_loss_scaling": False, "loss_scaling": 4.0, "epochs": 2}, "--resume")
+    assert "Loss scale: 4" in output.splitlines()[-9] or " Loss scale: 4\n" in output
+    assert "Loss scale: 8" not in output.split("Step: 10/")[1]
+
+
+def test_a_copied_run_whose_links_have_become_folders_goes_on(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    run_here("whole", {})
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")  # follows links
+    assert not (tmp_path / "run" / "latest").is_symlink()
+    run_here("run", {}, "--resume", "--resume-step", "7")
+    assert (tmp_path / "run" / "latest").resolve().name == "step_18"
+    assert_bitwise_equal(tensors(tmp_path / "whole", 18), tensors(tmp_path / "run", 18))
+
+
+def test_an_incomplete_step_is_not_taken_for_one(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    run_here("run", {})
+    (tmp_path / "run" / "step_18" / "run.json").unlink()
+    output = run_here("run", {}, "--resume")
+    assert "resumed after step 14" in output
+    assert (tmp_path / "run" / "latest" / "run.json").is_file()
+    assert len(list((tmp_path / "run").glob("set_aside-*/step_18"))) == 1
+
+
+def test_a_folder_with_steps_is_no_place_for_a_new_run(tmp_path: Path, run_here: Callable[..., str]) -> None:
+    run_here("run", {"epochs": 1})
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert "already holds a run" in run_here("run", {}, code=2)
+
+
+def test_resuming_needs_a_folder(run_here: Callable[..., str]) -> None:
+    assert 'checkpoint_output_dir is ""' in run_here("", {}, "--resume", code=2)
+
+
+@pytest.mark.slow
+def test_sigterm_to_every_process_saves_as_a_scheduler_needs_it(tmp_path: Path) -> None:
+    process = train(tmp_path, "run", {"runtime": "pipeline", "layers_per_ipu": [1, 1], "epochs": 200})
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "Step: 3/" in line:
+            break
+    for number in processes_of_session(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM)
+    output = finish(process, code=143)
+    assert "Stopped early (SIGTERM)" in output
+    assert (tmp_path / "run" / "latest" / "run.json").is_file()
+
+
+def processes_of_session(session: int) -> List[int]:
+    """The processes of a session: of the fields behind a process's name, which may hold anything, the fourth says which."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_early_stopping_counts_on_over_a_resume(tmp_path: Path, run_here: Callable[..., str]) -> None:

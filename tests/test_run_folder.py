@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, List, Optional, Set
 
@@ -12,11 +13,15 @@ from hypothesis import strategies as st
 from errors import UserError
 from run_folder import (
     find_step_to_resume,
+    is_complete,
+    linked_step,
     number_of,
     point,
     remove_steps,
     saved_steps,
+    set_incomplete_aside,
     set_later_steps_aside,
+    step_folders,
     superfluous_steps,
 )
 from tests.small import small_config
@@ -30,9 +35,9 @@ def make_steps(run: Path, *numbers: int) -> List[Path]:
     return folders
 
 
-# Saved on schedule: 10, 20, 30, 40; for being the best: 13, 20, 27; at a signal: 35; at the end: 44.
+# Saved for being the best alone: 13, 27.
 STEPS = [10, 13, 20, 27, 30, 35, 40, 44]
-ONCE_BEST = {13, 20, 27}
+ONLY_BEST = {13, 27}
 
 
 @pytest.mark.parametrize(
@@ -40,18 +45,18 @@ ONCE_BEST = {13, 20, 27}
     [
         ({}, 27, {10, 20, 27, 30, 35, 40, 44}),
         ({}, None, {10, 20, 30, 35, 40, 44}),
-        ({"keep_last": 1}, 13, {13, 40, 44}),
-        ({"keep_last": 2}, 10, {10, 30, 40, 44}),
-        ({"keep_last": 9}, 44, {10, 20, 30, 40, 44}),
+        ({"keep_last": 1}, 13, {13, 44}),
+        ({"keep_last": 2}, 10, {10, 40, 44}),
+        ({"keep_last": 9}, 44, {10, 20, 30, 35, 40, 44}),
         ({"keep_last": 1, "keep_every": 20}, 27, {20, 27, 40, 44}),
         ({"keep_every": 13}, 27, {10, 13, 20, 27, 30, 35, 40, 44}),
     ],
 )
-def test_steps_are_kept_by_schedule_rank_and_multiple(
+def test_steps_are_kept_by_number_rank_and_multiple(
     tmp_path: Path, keys: Any, best: Optional[int], kept: Set[int]
 ) -> None:
-    config = small_config(tmp_path, checkpoint_save_steps=10, **keys)
-    assert set(STEPS) - set(superfluous_steps(STEPS, best, ONCE_BEST, config)) == kept
+    config = small_config(tmp_path, **keys)
+    assert set(STEPS) - set(superfluous_steps(STEPS, best, ONLY_BEST, config)) == kept
 
 
 @pytest.fixture(scope="module")
@@ -59,21 +64,20 @@ def config(tmp_path_factory: Any) -> Any:
     return small_config(tmp_path_factory.mktemp("config"))
 
 
-@given(st.sets(st.integers(1, 200), min_size=1), st.integers(1, 5), st.integers(1, 20), st.data())
-def test_the_newest_and_the_best_are_always_kept(
-    config: Any, steps: Set[int], keep_last: int, every: int, data: Any
-) -> None:
+@given(st.sets(st.integers(1, 200), min_size=1), st.integers(1, 5), st.data())
+def test_the_newest_and_the_best_are_always_kept(config: Any, steps: Set[int], keep_last: int, data: Any) -> None:
     best = data.draw(st.sampled_from(sorted(steps)))
-    config = config.model_copy(update={"keep_last": keep_last, "checkpoint_save_steps": every})
-    gone = superfluous_steps(steps, best, steps, config)
+    config = config.model_copy(update={"keep_last": keep_last})
+    gone = superfluous_steps(steps, best, data.draw(st.sets(st.sampled_from(sorted(steps)))), config)
     assert not {best, max(steps)} & set(gone)
     assert len(steps) - len(gone) <= keep_last + 2
 
 
 def test_a_deleted_step_and_what_an_earlier_deletion_left_are_gone(tmp_path: Path) -> None:
-    first, second = make_steps(tmp_path, 5, 6)
-    (tmp_path / ".removed-step_4").mkdir()
-    remove_steps([first])
+    _, second = make_steps(tmp_path, 5, 6)
+    for number in (4, 5):  # one of the same name, too
+        (tmp_path / f".removed-step_{number}" / "x").mkdir(parents=True)
+    remove_steps(tmp_path, [5])
     assert [path.name for path in tmp_path.iterdir()] == [second.name]
 
 
@@ -93,12 +97,35 @@ def test_a_link_left_half_made_is_no_obstacle(tmp_path: Path) -> None:
         assert (tmp_path / "latest").resolve() == folder
 
 
+def test_a_folder_in_a_link_s_place_gets_another_name(tmp_path: Path) -> None:
+    (step,) = make_steps(tmp_path, 1)
+    for _ in range(2):
+        (tmp_path / "latest").unlink(missing_ok=True)
+        shutil.copytree(step, tmp_path / "latest")
+        assert linked_step(tmp_path / "latest") is None
+        point(tmp_path / "latest", step)
+        assert linked_step(tmp_path / "latest") == 1
+    assert is_complete(tmp_path / "copy_of_latest")
+    assert is_complete(tmp_path / "copy_of_latest-2")
+
+
+def test_what_is_no_whole_step_makes_room_for_one(tmp_path: Path) -> None:
+    (whole,) = make_steps(tmp_path, 3)
+    (tmp_path / "step_4").mkdir()
+    for number in (3, 4):
+        set_incomplete_aside(tmp_path / f"step_{number}")
+    assert whole.is_dir()
+    assert not (tmp_path / "step_4").exists()
+    assert [path.name for path in tmp_path.glob("set_aside-*/*")] == ["step_4"]
+
+
 def test_later_steps_are_moved_not_deleted(tmp_path: Path) -> None:
     steps = make_steps(tmp_path, 3, 5, 7)
+    (tmp_path / "step_9").mkdir()  # without its run.json
     aside = set_later_steps_aside(steps[0])
     assert aside is not None
     assert [step.name for step in saved_steps(aside)] == ["step_5", "step_7"]
-    assert saved_steps(tmp_path) == steps[:1]
+    assert step_folders(tmp_path) == steps[:1]
     assert set_later_steps_aside(steps[0]) is None
 
 

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -141,6 +142,63 @@ def test_a_failure_is_told_without_waiting_for_the_next_save(tmp_path: Path, mon
         training.saver.poll()
 
 
+def test_with_warn_a_failure_is_told_once_and_without_waiting_for_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path, on_save_error="warn")
+    monkeypatch.setattr(step_writer, "write_part", no_space)
+    training.saver.save(training.progress)
+    assert training.saver._writer is not None
+    training.saver._writer.join()
+    for _ in range(2):
+        assert training.saver.poll() == []
+        assert len(training.notes) == 1
+    training.saver.wait()
+    assert len(training.notes) == 1
+    training.saver.save(training.progress)
+    training.saver.wait()
+    assert len(training.notes) == 2
+
+
+def test_in_the_foreground_the_stall_is_all_of_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(path: Path, tensors: Any) -> None:
+        time.sleep(0.2)
+        write_part(path, tensors)
+
+    monkeypatch.setattr(step_writer, "write_part", slow)
+    for background in (True, False):
+        (tmp_path / str(background)).mkdir()
+        training = Training(tmp_path / str(background), background_save=background)
+        training.saver.save(training.progress)
+        training.saver.wait()
+        (record,) = training.saver.poll()
+        assert (record.stall_seconds < 0.2) == background  # two files
+        assert record.seconds > 0.4
+
+
+def test_a_step_that_is_none_makes_room(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    (training.folder / "step_0").mkdir()
+    (training.folder / "step_0" / "model-00001-of-00001.safetensors").write_text("half")
+    assert not training.saver.has(0)
+    training.saver.save(training.progress)
+    training.saver.wait()
+    check_whole(training.folder / "step_0")
+    assert [path.name for path in training.folder.glob("set_aside-*/*")] == ["step_0"]
+
+
+def test_a_file_system_without_links_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(link: Path, step_folder: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(step_writer, "point", no_links)
+    training = Training(tmp_path)
+    training.saver.save(training.progress)
+    training.saver.wait()
+    assert training.saver.has(0)
+    assert training.notes == ["step 0 is saved, but what comes after it failed: [Errno 1] Operation not permitted"]
+
+
 def test_with_warn_the_run_goes_on_and_the_next_save_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(tmp_path, on_save_error="warn")
     with monkeypatch.context() as patch:
@@ -178,7 +236,7 @@ def test_old_steps_go_once_a_new_one_is_there(tmp_path: Path) -> None:
     training = Training(tmp_path, checkpoint_save_steps=1, keep_last=2)
     for step in range(1, 6):
         training.step()
-        training.saver.save(training.progress, is_best=step == 2)
+        training.saver.save(training.progress, is_best=step == 2, only_best=step == 2)
     training.saver.wait()
     assert [path.name for path in saved_steps(training.folder)] == ["step_2", "step_4", "step_5"]
     assert sorted(path.name for path in training.folder.iterdir()) == ["best", "latest", "step_2", "step_4", "step_5"]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Mapping
 
 from errors import UserError
 
@@ -18,6 +19,19 @@ def read_json(path: Path) -> Dict[str, Any]:
     if not isinstance(details, dict):
         raise UserError(f"{path} is damaged: it holds no JSON object.\n       Use another checkpoint.")
     return details
+
+
+def seal(details: Mapping[str, Any]) -> str:
+    """SHA-256 of what an object holds, whatever the order and the white space."""
+    return hashlib.sha256(json.dumps(details, sort_keys=True).encode()).hexdigest()
+
+
+def without_seal(details: Dict[str, Any]) -> Dict[str, Any]:
+    """What was sealed with a "digest" of the rest, or never was. Raises ValueError where the rest is no longer that."""
+    rest = {name: value for name, value in details.items() if name != "digest"}
+    if details.get("digest", seal(rest)) != seal(rest):
+        raise ValueError("it is not what was saved")
+    return rest
 
 
 def write_json(path: Path, details: Dict[str, Any]) -> None:

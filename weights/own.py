@@ -11,6 +11,7 @@ from torch import Tensor
 
 from errors import UserError
 from weights.card import ModelCard
+from weights.json_file import without_seal
 from weights.saved_model import SavedModel
 from weights.tensor_files import open_indexed, part_name, write_index, write_part, write_text
 
@@ -51,7 +52,7 @@ def _read_details(folder: Path) -> Tuple[ModelCard, Dict[str, str]]:
     """The model's card, and the SHA-256 of the step's files by name."""
     path = folder / "run.json"
     try:
-        details = json.loads(path.read_text(encoding="utf-8"))
+        details = without_seal(json.loads(path.read_text(encoding="utf-8")))
         return ModelCard.from_json(details["model"]), dict(details.get("files", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}).\n       Use another step.") from error

@@ -21,7 +21,7 @@ class Settings(SimpleNamespace):
 
 @pytest.fixture
 def settings():
-    return Settings(wandb=False, wandb_project_name="torch-vit", wandb_run_name=None, run_name=None)
+    return Settings(wandb=False, wandb_project_name="torch-vit", wandb_run_name=None, run_name=None, resume_step=None)
 
 
 @pytest.fixture
@@ -124,8 +124,9 @@ def test_wandb_is_left_alone_unless_asked_for(settings, step_record, validation_
     assert fake_wandb.calls == []
 
 
-@pytest.mark.parametrize(("resumed_step", "expected"), [(0, None), (7, "k2x9")])
-def test_a_resumed_run_goes_on_in_its_wandb_run(settings, tmp_path, fake_wandb, resumed_step, expected):
+@pytest.mark.parametrize(("resumed_step", "asked_for", "expected"), [(0, None, None), (7, None, "k2x9"), (7, 7, None)])
+def test_a_resumed_run_goes_on_in_its_wandb_run(settings, tmp_path, fake_wandb, resumed_step, asked_for, expected):
+    settings.resume_step = asked_for  # W&B's steps only rise: from an older one, a new run begins
     for name in ("run-20260101_120000-a1b2", "offline-run-20260102_120000-k2x9", "latest-run"):
         (tmp_path / "wandb" / name).mkdir(parents=True)
     settings.wandb = True
