@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterable
 
@@ -33,12 +34,13 @@ def read_bins(paths: Iterable[Path]) -> TensorsInMemory:
 def _read(path: Path) -> Dict[Any, Any]:
     _check_torch(path, torch.__version__)
     try:
-        loaded = torch.load(str(path), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is of no use to the user
+            loaded = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} asks to run code, or is damaged; none was run. ({_first_line(error)})\n"
-            "       Use a checkpoint in safetensors."
-        ) from error
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"asks for {wanted[1]}, which is no tensor's" if wanted else "asks for more than tensors, or is damaged"
+        raise UserError(f"{path} {what}; no code in it was run.\n       Use a checkpoint in safetensors.") from error
     except Exception as error:  # damaged bytes fail in any way
         raise UserError(f"{path} cannot be read: {_first_line(error)}.\n       Use another checkpoint.") from error
     if not isinstance(loaded, dict):

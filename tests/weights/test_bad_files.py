@@ -41,7 +41,7 @@ def test_a_malicious_bin_does_not_run(tmp_path: Path, in_zip: bool, beside_confi
         path.write_bytes(pickle.dumps(content))
     if beside_config:
         peers.hugging_face_config(TOY).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"pytorch_model\.bin asks to run code, or is damaged; none was run"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin asks for .*; no code in it was run"):
         open_model(str(tmp_path))
     assert not trace.exists()
     with open(path, "rb") as file:  # that the malice is real

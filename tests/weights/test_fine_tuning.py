@@ -33,3 +33,13 @@ def test_what_a_run_was_converted_to_validates_as_the_run_itself(tmp_path: Path,
         results.append([line for line in lines if "Valid" in line])
     assert results[0]
     assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_a_run_keeps_its_checkpoint_s_epsilon_through_a_resume_by_the_same_command(tmp_path: Path) -> None:
+    run(tmp_path, "pretrain.py", *SHORT, "--checkpoint-output-dir", "first", "--layer-norm-eps", "1e-12")
+    flags = [*SHORT, "--checkpoint-output-dir", "second", "--pretrained-checkpoint", "first"]
+    assert "layer_norm_eps = 1e-12, as in the checkpoint" in run(tmp_path, "finetune.py", *flags)
+    flags = [*flags, "--resume", "--training-steps", "4"]
+    assert "layer_norm_eps" not in run(tmp_path, "finetune.py", *flags)
+    assert '"layer_norm_eps": 1e-12' in (tmp_path / "second/latest/run.json").read_text()
