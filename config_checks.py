@@ -178,6 +178,12 @@ def _shown(value: object) -> str:
 
 
 def _in_the_training(config: Config) -> Iterator[Mismatch]:
+    if config.resume_step is not None and not config.resume_training_from_checkpoint:
+        yield Mismatch(
+            ("resume_step",),
+            f"resume_step = {config.resume_step}, but nothing is resumed.",
+            "Give --resume, too, or leave it out.",
+        )
     if config.learning_rate is None:
         yield Mismatch(
             ("learning_rate",),

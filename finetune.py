@@ -38,6 +38,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     run = prepare_run(config, placement)
     if saved is not None:
         run.note(*notes, *load_pretrained(saved, config, run.runtime), *class_notes(saved, run.card.class_names))
+    elif not config.resume_training_from_checkpoint:
+        run.note("no pretrained_checkpoint is given: the model is trained from scratch")
     code = fit(run)
     run.runtime.close()
     return code

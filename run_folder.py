@@ -83,7 +83,9 @@ def _chosen(run: Path, steps: List[Path], number: Optional[int]) -> Path:
         if number_of(step) == number:
             return step
     saved = ", ".join(str(number_of(step)) for step in steps)
-    raise UserError(f"resume_step = {number}: {run} has no such step.\n       Saved are: {saved}.")
+    aside = next(iter(sorted(run.glob(f"set_aside-*/step_{number}"))), None)
+    hint = f" Move {aside} into {run} to have it back." if aside is not None else ""
+    raise UserError(f"resume_step = {number}: {run} has no such step.\n       Saved are: {saved}.{hint}")
 
 
 def saved_steps(run_folder: Path) -> List[Path]:

@@ -167,7 +167,7 @@ def _commands(config: Config, folder: Optional[Path]) -> Tuple[Optional[str], Op
     def command(name: str, *flags: str) -> str:
         script = Path(__file__).with_name(f"{name}.py")
         shown = script.name if script.parent == Path.cwd() else str(script)
-        return " ".join([python, shown, f"--config-file {shlex.quote(str(folder))}/config.yaml", *flags])
+        return " ".join([python, shown, f"--config-file {shlex.quote(f'{folder}/config.yaml')}", *flags])
 
     resume = command(config.command, f"--checkpoint-output-dir {shlex.quote(str(folder))}", "--resume")
     return command("validation", f"--pretrained-checkpoint {shlex.quote(str(folder))}"), resume

@@ -27,7 +27,7 @@ from checkpoint import Progress  # noqa: E402
 from config import load_config  # noqa: E402
 from placement import place  # noqa: E402
 from reporting.tables import table  # noqa: E402
-from run_folder import remove_steps, saved_steps  # noqa: E402
+from run_folder import number_of, remove_steps, saved_steps  # noqa: E402
 from runtime.build import build_runtime  # noqa: E402
 from saving import Saver  # noqa: E402
 from weights.card import card_of  # noqa: E402
@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[Times, int]:
         extra = time.perf_counter() - begun - beside * statistics.mean(alone)
         savers[True].wait()
         num_bytes = sum(path.stat().st_size for path in saved_steps(folder)[-1].iterdir())
-        remove_steps(saved_steps(folder))
+        remove_steps(folder, [number_of(step) for step in saved_steps(folder)])
         print(f"round {turn}: step {alone[-1]:.2f} s, waited {waited:.2f} s, stall {stall:.3f} s", file=sys.stderr)
         if turn:  # memory for the copies is found in the first round
             times["step"] += alone

@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any, List, Optional, Sequence, TextIO
 
+from dataset.sources.folder import SUFFIXES
 from errors import UserError, user_path
 from prediction.answers import Answer
 from prediction.forms import Form, bad_pictures
@@ -86,6 +87,8 @@ def check_output(name: Optional[str], paths: Sequence[str]) -> None:
     """Raises UserError where the answers would overwrite one of the pictures."""
     if name and os.path.realpath(user_path(name)) in map(os.path.realpath, paths):
         raise UserError(f"--output {name} is one of the pictures. Give another name.")
+    if name and name.lower().endswith(SUFFIXES):
+        raise UserError(f"--output {name} is a picture's name, but answers are text. Give another name.")
 
 
 def _open(name: str) -> TextIO:

@@ -245,6 +245,14 @@ def test_a_head_for_other_classes_is_new_and_said_so(tmp_path: Path) -> None:
     assert not torch.equal(runtime.weights()[0]["norm.weight"], drawn["norm.weight"])
 
 
+def test_nothing_is_validated_with_a_head_that_nobody_has_trained(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    config = small_config(tmp_path, "validation", pretrained_checkpoint=str(folder), num_labels=7)
+    runtime = SingleRuntime(config, place_single(config), num_cores=1)
+    with pytest.raises(UserError, match="has no head for num_labels = 7 classes to validate with"):
+        load_pretrained(open_pretrained(config), config, runtime)
+
+
 def test_the_representation_layer_is_left_out_where_the_model_has_none(tmp_path: Path) -> None:
     folder = saved(tmp_path, representation_size=16)
     runtime, notes = pretrained(tmp_path, str(folder))

@@ -644,3 +644,8 @@ def test_generated_data_is_not_augmented():
     flags = ["--config", "generated_s16", "--rotation", "5", "--horizontal-flip", "--dataloader-workers", "2"]
     unused = load_config("plan", flags).unused("single")
     assert {"rotation", "horizontal_flip", "dataloader_workers"} <= set(unused)
+
+
+def test_a_step_to_resume_is_nothing_without_resume():
+    with pytest.raises(UserError, match="resume_step = 5, but nothing is resumed"):
+        load_config("pretrain", ["--config", "digits", "--resume-step", "5"])

@@ -131,7 +131,11 @@ def test_later_steps_are_moved_not_deleted(tmp_path: Path) -> None:
 
 def test_a_step_to_resume_that_is_not_there_is_named_beside_those_that_are(tmp_path: Path) -> None:
     make_steps(tmp_path / "run", 3, 5)
-    config = small_config(tmp_path, checkpoint_output_dir=str(tmp_path / "run"), resume_step=4)
+    keys = {"resume_training_from_checkpoint": True, "resume_step": 4}
+    config = small_config(tmp_path, checkpoint_output_dir=str(tmp_path / "run"), **keys)
     with pytest.raises(UserError, match=r"resume_step = 4: .* has no such step.\n.*Saved are: 3, 5"):
+        find_step_to_resume(config)
+    (tmp_path / "run/set_aside-20260101-000000/step_4").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"Move .*set_aside-20260101-000000/step_4 into .*run to have it back"):
         find_step_to_resume(config)
     assert find_step_to_resume(config.model_copy(update={"resume_step": 3})).name == "step_3"

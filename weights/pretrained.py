@@ -109,6 +109,11 @@ def load_pretrained(saved: SavedModel, config: Config, runtime: Runtime) -> List
     any other parameter that does not fit.
     """
     fit = _fit(saved, architecture_of(config))
+    if fit.new and not config.trains:
+        raise UserError(
+            f"pretrained_checkpoint = {saved.source} has no head for num_labels = {config.num_labels} classes to validate with.\n"
+            "       Set num_labels and representation_size as in the checkpoint, or train a head with finetune.py."
+        )
     names = [name for name in runtime.parameter_names() if name not in fit.new]
     tensors = saved.weights.read(names)
     if fit.resizes and "pos_embed" in tensors:

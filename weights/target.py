@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
 from errors import UserError
+
+MODEL_FILE = re.compile(
+    r"((model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)|(config|preprocessor_config|run)\.json|.*\.index\.json)"
+)
 
 
 @contextmanager
@@ -19,6 +24,8 @@ def appearing(target: Path, overwrite: bool, is_folder: bool) -> Iterator[Path]:
     """
     if (target.exists() or target.is_symlink()) and not overwrite:
         raise UserError(f"{target} is there already.\n       Give --overwrite, or another name.")
+    if target.is_dir():
+        _check_replaceable(target)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}{'' if is_folder else target.suffix}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,6 +37,17 @@ def appearing(target: Path, overwrite: bool, is_folder: bool) -> Iterator[Path]:
         raise UserError(f"{target} cannot be written ({error.strerror or error}).") from error
     finally:
         _remove(partial)
+
+
+def _check_replaceable(target: Path) -> None:
+    """Raises UserError for a folder with anything in it that no model's folder has: a run with its steps, somebody's papers."""
+    strange = next(
+        (path for path in sorted(target.iterdir()) if path.is_dir() or not MODEL_FILE.fullmatch(path.name)), None
+    )
+    if strange is not None:
+        raise UserError(
+            f"{target} holds more than a model, such as {strange.name}: it is not replaced.\n       Give another name."
+        )
 
 
 def _replace(partial: Path, target: Path) -> None:

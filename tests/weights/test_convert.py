@@ -52,12 +52,12 @@ def test_a_target_that_is_there_is_kept_unless_told_otherwise(source: Path, tmp_
     flags = ["--to", "timm"] if target == "out" else []
     if target == "out":
         path.mkdir()
-        (path / "mine.txt").write_text("mine")
+        (path / "config.json").write_text("mine")
     else:
         path.write_text("mine")
     with pytest.raises(UserError, match=r"is there already\.\n.*--overwrite"):
         cells.run(source, path, *flags)
-    assert ((path / "mine.txt") if target == "out" else path).read_text() == "mine"
+    assert ((path / "config.json") if target == "out" else path).read_text() == "mine"
     cells.run(source, path, *flags, "--overwrite")
     assert not (path / "mine.txt").exists()
     assert leftovers(tmp_path) == []
@@ -190,3 +190,13 @@ def test_a_run_folder_is_converted_with_its_averaged_weights_or_without(tmp_path
 
 def test_every_writer_is_offered() -> None:
     assert tuple(writing.FORMATS) == convert.FORMATS
+
+
+@pytest.mark.parametrize("strange", ["thesis.txt", "step_100", "optimizer-00001-of-00001.safetensors"])
+def test_a_folder_that_holds_more_than_a_model_is_not_replaced(source: Path, tmp_path: Path, strange: str) -> None:
+    target = tmp_path / "mine"
+    (target / strange).mkdir(parents=True)
+    (target / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"holds more than a model, such as {strange}"):
+        cells.run(source, target, "--to", "huggingface", "--overwrite")
+    assert sorted(path.name for path in target.iterdir()) == sorted(["config.json", strange])
