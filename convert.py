@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, List, Optional, Sequence
 
 import launch
 from arguments import Parser, with_hyphens
-from errors import user_path
+from errors import printable, user_path
 
 if TYPE_CHECKING:
     from weights.saved_model import SavedModel
@@ -34,7 +34,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     target = user_path(given.target)
     name = format_of(given.to or "", target)
     saved = with_heads(open_model(given.source, given.use_ema == "true"), given.num_heads)
-    for line in _summary(saved):
+    for line in map(printable, _summary(saved)):
         print(line)
     saved = _changed(saved, given)
     notes = write_model(saved, target, name, given.overwrite)

@@ -11,6 +11,7 @@ Ends with 0 where all pictures could be read, 1 where some could not. `--help` l
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from prediction.predictor import Predictor, pick_device
     from weights.opening import open_model
 
-    paths = [] if options.serve else find_pictures(options.pictures, sys.stdin.buffer)
+    paths = [] if options.serve else find_pictures(options.pictures, getattr(sys.stdin, "buffer", io.BytesIO()))
     saved = open_model(options.checkpoint, options.use_ema == "true")
     names = read_class_names(options.class_names) if options.class_names else None
     saved = complete(saved, options.num_heads, names)
@@ -59,7 +60,7 @@ def _answer(
     from prediction.forms import form
     from prediction.writing import AnswerWriter, check_output
 
-    check_output(options.output, paths)
+    check_output(options.output, paths, options.checkpoint, options.class_names)
     drawing = AttentionFigure(options.attention, predictor) if options.attention else None
     answer_form = form(form_name, paths, chooser.names)
     with AnswerWriter(answer_form, len(paths), options.output, bar_from=predictor.batch_size + 1) as writer:

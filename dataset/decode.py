@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 JPEG_START = b"\xff\xd8\xff"
 LUMA = (299, 587, 114)  # ITU-R 601, per mille of red, green, blue; as Pillow turns RGB to grey
 ORIENTATION = 0x0112  # of EXIF: how the camera was held
+PROGRAMS = ("EPS", "WMF")  # which Pillow has other programs run
 SEGMENT = 65536  # bytes; EXIF is one of the first things in a file, and no longer than this
 TURNED = (5, 6, 7, 8)  # those of its values that swap width and height
 # Of DCT-scaled decoding: the ones for which libjpeg-turbo has fast code.
@@ -107,6 +108,8 @@ class _Other:
         try:
             with _Quiet():
                 self._image = Image.open(io.BytesIO(item.content))
+                if self._image.format in PROGRAMS:
+                    raise BadImageError(item.where, f"{self._image.format} is a program that draws, not a picture")
                 width, height = self._image.size
                 _check_size(item.where, height, width, max_pixels)
                 # EXIF of a PNG may come last; looking for it would hide what decoding finds. TIFFs are turned by this, or were.

@@ -14,12 +14,12 @@ from models.vit import Block, VisionTransformer
 def patch_attention(model: VisionTransformer, views: Tensor) -> Tensor:
     """uint8 images [B, C, H, W] to each patch's share of the class token, float32 [B, rows, columns] on the CPU.
 
-    The shares of all patches and the class token's own sum to 1. The model's answers are not touched.
+    The shares of all patches and those of the class (and distillation) token sum to 1. The model's answers are not touched.
     """
     (height, width), (rows, columns) = model.arch.image_size, model.arch.patch_size
     device = next(model.parameters()).device
     joint = rollout(attention_of_blocks(model, views.to(device)))  # [B, N, N]
-    return joint[:, 0, 1:].unflatten(1, (height // rows, width // columns)).cpu()
+    return joint[:, 0, model.arch.num_prefix_tokens :].unflatten(1, (height // rows, width // columns)).cpu()
 
 
 def attention_of_blocks(model: VisionTransformer, views: Tensor) -> Iterator[Tensor]:

@@ -40,6 +40,7 @@ class Predictor:
         self.model, self.card, self.batch_size = model, card, batch_size
         self.device = next(model.parameters()).device
         self._view, self._max_pixels = view_of(card), max_image_pixels
+        self._is_each_by_itself = card.multi_label or card.arch.num_labels == 1  # one class among one would say nothing
 
     def see(self, item: Encoded) -> Tensor:
         """A picture as the model sees it, uint8 [C, H, W]. Raises BadImageError."""
@@ -52,7 +53,7 @@ class Predictor:
         Raises UserError where the model gives none.
         """
         logits = self.model(views.to(self.device))
-        probabilities = (logits.sigmoid() if self.card.multi_label else logits.softmax(dim=-1)).cpu()
+        probabilities = (logits.sigmoid() if self._is_each_by_itself else logits.softmax(dim=-1)).cpu()
         if not bool(probabilities.isfinite().all()):
             raise UserError("the model's answers are not finite: its weights are damaged, or training went astray.")
         return probabilities

@@ -29,13 +29,13 @@ def view_of(card: ModelCard) -> View:
     if card.squash:
         return partial(_squashed, size=(height, width), share=card.eval_crop, method=method)
     if card.interpolation == "bilinear" and height == width:
-        return partial(centre_crop, short_side=round(height / card.eval_crop), size=height)
+        return partial(centre_crop, short_side=math.floor(height / card.eval_crop), size=height)
     return partial(_middle, size=(height, width), share=card.eval_crop, method=method)
 
 
 def _squashed(picture: Picture, size: Tuple[int, int], share: float, method: Image.Resampling) -> Tensor:
     """All of the picture, whatever its shape, resized so that the model's size is `share` of it; then its middle."""
-    down, across = (round(side / share) for side in size)
+    down, across = (math.floor(side / share) for side in size)
     image = _resized(picture.pixels(least=1.0), (down, across), method)
     top, left = (down - size[0]) // 2, (across - size[1]) // 2
     return image[:, top : top + size[0], left : left + size[1]]

@@ -83,12 +83,20 @@ class _Bar:
         self._progress.stop()
 
 
-def check_output(name: Optional[str], paths: Sequence[str]) -> None:
-    """Raises UserError where the answers would overwrite one of the pictures."""
+def check_output(name: Optional[str], paths: Sequence[str], checkpoint: str, class_names: Optional[str]) -> None:
+    """Raises UserError where the answers would overwrite one of the pictures, the model or the names of its classes."""
+    if name and any(_is_within(name, path) for path in (checkpoint, class_names) if path):
+        raise UserError(f"--output {name} is of the model itself. Give another name.")
     if name and os.path.realpath(user_path(name)) in map(os.path.realpath, paths):
         raise UserError(f"--output {name} is one of the pictures. Give another name.")
     if name and name.lower().endswith(SUFFIXES):
         raise UserError(f"--output {name} is a picture's name, but answers are text. Give another name.")
+
+
+def _is_within(name: str, path: str) -> bool:
+    """Whether `name` is a path, or below it."""
+    inner, outer = (os.path.realpath(user_path(one)) for one in (name, path))
+    return os.path.exists(outer) and f"{inner}{os.sep}".startswith(f"{outer}{os.sep}")
 
 
 def _open(name: str) -> TextIO:

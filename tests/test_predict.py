@@ -387,3 +387,15 @@ def test_a_model_without_class_names_gets_them_from_a_file(tmp_path: Path, capsy
     named = records_of(capsys, "a.png", "--class-names", "names.txt", model="plain")[0]["labels"]
     assert [label["name"] for label in plain] == [str(label["label"]) for label in plain]
     assert [label["name"] for label in named] == ["wxyz"[label["label"]] for label in named]
+
+
+@pytest.mark.parametrize("output", ["run/step_1/model.csv", "names.txt", "x.png"])
+def test_answers_do_not_take_the_place_of_the_model_or_of_pictures(tmp_path: Path, output: str) -> None:
+    from prediction.writing import check_output
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "names.txt").touch()
+    paths = [str(tmp_path / output), [], str(tmp_path / "run"), str(tmp_path / "names.txt")]
+    with pytest.raises(UserError, match="Give another name"):
+        check_output(*paths)
+    check_output(str(tmp_path / "run.csv"), [], str(tmp_path / "run"), None)

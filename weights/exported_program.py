@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Mapping
 
@@ -24,7 +25,9 @@ def write_exported_program(path: Path, card: ModelCard, tensors: Mapping[str, Te
     model = build_whole(card.arch, tensors)
     batch = torch.export.Dim("batch", min=1, max=65536)
     program = torch.export.export(model, (example_pixels(card, 2),), dynamic_shapes={"x": {0: batch}})
-    torch.export.save(program, str(path), extra_files=metadata(card))
+    content = io.BytesIO()  # torch itself would end the process on a full disk
+    torch.export.save(program, content, extra_files=metadata(card))
+    path.write_bytes(content.getbuffer())
     loaded = torch.export.load(str(path)).module()
     with torch.no_grad():
         pixels = [example_pixels(card, size) for size in CHECKED_BATCHES]

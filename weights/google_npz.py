@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, Mapping, Tuple
 
@@ -19,6 +20,13 @@ from weights.translation import Recipe, translate
 OPTIMIZER = "opt/"  # some files hold a whole training state, the model under opt/target/
 TARGET = "opt/target/"
 LAYER_NORM_EPS = 1e-6  # Flax's, which the published code leaves as it is
+
+
+# What damaged or hostile archives raise: MemoryError for arrays that say they are larger than the memory.
+DAMAGES = (
+    *(OSError, ValueError, TypeError, AttributeError, EOFError, MemoryError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def open_npz(source: str, path: Path) -> SavedModel:
@@ -46,7 +54,7 @@ def _read(path: Path) -> Dict[str, Tensor]:
                     continue
                 tensors[name] = torch.from_numpy(file[name])
             return tensors
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGES as error:
         where = f" at {name}" if name else ""
         reason = (
             "it holds pickled objects, which are not read" if "allow_pickle" in str(error) else str(error).rstrip(".")
@@ -65,7 +73,7 @@ def _architecture(source: str, shapes: Mapping[str, Tuple[int, ...]]) -> Archite
         raise UserError(f"{source} is not a ViT in Google's layout: it lacks {error.args[0]}.") from error
     except (ValueError, IndexError) as error:
         raise UserError(f"{source} has arrays of shapes that no ViT has ({error}).\n       Use another one.") from error
-    side = math.isqrt(num_patches)
+    side = math.isqrt(max(0, num_patches))
     if side * side != num_patches:
         raise UserError(
             f"{source}: Transformer/posembed_input/pos_embedding has {num_patches} patches, which is no square."

@@ -109,7 +109,7 @@ def _architecture(path: Path, config: Dict[str, Any], shapes: Any) -> Architectu
             patch_size=(rows, columns),
             num_channels=channels,
             embed_dim=width,
-            depth=1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.layer.")),
+            depth=len({name.split(".")[2] for name in shapes if name.startswith("encoder.layer.")}),
             num_heads=int(details["num_attention_heads"]),
             mlp_dim=shapes["encoder.layer.0.intermediate.dense.weight"][0],
             num_labels=head[0] if head else 0,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from errors import UserError
@@ -15,6 +13,8 @@ from weights.card import ModelCard
 from weights.hugging_face_names import foreign_names, split_up
 from weights.hugging_face_pictures import FILE, preparation_json
 from weights.json_file import write_json
+from weights.pickled import write_bin
+from weights.tensor_files import write_part
 
 
 def write_hugging_face(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor], as_bin: bool = False) -> None:
@@ -28,9 +28,9 @@ def write_hugging_face(folder: Path, card: ModelCard, tensors: Mapping[str, Tens
     write_json(folder / "config.json", _config(card, tensors))
     write_json(folder / FILE, preparation_json(card))
     if as_bin:
-        torch.save(theirs, folder / "pytorch_model.bin")
+        write_bin(folder / "pytorch_model.bin", theirs)
     else:
-        save_file(theirs, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        write_part(folder / "model.safetensors", theirs)
 
 
 def _check(arch: Architecture) -> None:

@@ -54,7 +54,7 @@ def _read_details(folder: Path) -> Tuple[ModelCard, Dict[str, str]]:
     try:
         details = without_seal(json.loads(path.read_text(encoding="utf-8")))
         return ModelCard.from_json(details["model"]), dict(details.get("files", {}))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is missing or damaged ({error}).\n       Use another step.") from error
 
 

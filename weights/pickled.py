@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterable
+from typing import Any, Dict, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -46,6 +47,13 @@ def _read(path: Path) -> Dict[Any, Any]:
     if not isinstance(loaded, dict):
         raise UserError(f"{path} holds a {type(loaded).__name__}, not tensors by name.\n       Use another checkpoint.")
     return loaded
+
+
+def write_bin(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raises OSError where the file cannot be written: torch itself would end the process on a full disk."""
+    content = io.BytesIO()
+    torch.save(dict(tensors), content)
+    path.write_bytes(content.getbuffer())
 
 
 def _check_torch(path: Path, version: str) -> None:

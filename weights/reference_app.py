@@ -9,14 +9,13 @@ import math
 from pathlib import Path
 from typing import Dict, Mapping, Tuple
 
-import torch
 from torch import Tensor
 
 from errors import UserError
 from models.architecture import Architecture
 from weights.card import ModelCard
 from weights.hugging_face_names import split_up
-from weights.pickled import read_bins
+from weights.pickled import read_bins, write_bin
 from weights.saved_model import SavedModel
 from weights.translation import Recipe, translate
 
@@ -81,14 +80,14 @@ def _architecture(source: str, shapes: Mapping[str, Tuple[int, ...]], model: str
         raise UserError(
             f"{source} has tensors of shapes that no ViT has ({error}).\n       Use another one."
         ) from error
-    side = math.isqrt(num_patches)
-    layers = {int(name.split("encoder.layer.")[1].split(".")[0]) for name in shapes if "encoder.layer." in name}
+    side = math.isqrt(max(0, num_patches))
+    layers = {name.split("encoder.layer.")[1].split(".")[0] for name in shapes if "encoder.layer." in name}
     return Architecture(
         image_size=(side * rows, side * columns),
         patch_size=(rows, columns),
         num_channels=channels,
         embed_dim=width,
-        depth=1 + max(layers),
+        depth=len(layers),
         num_heads=width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 0,
         mlp_dim=mlp_dim,
         num_labels=num_labels,
@@ -106,4 +105,4 @@ def write_app(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> N
         raise UserError(
             f"the PopTorch app computes LayerNorm with epsilon 1e-06, this model with {arch.layer_norm_eps}."
         )
-    torch.save(split_up(tensors, foreign_names(arch)), folder / FILE)
+    write_bin(folder / FILE, split_up(tensors, foreign_names(arch)))

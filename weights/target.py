@@ -59,7 +59,7 @@ def _replace(partial: Path, target: Path) -> None:
     os.replace(target, aside)
     try:
         os.replace(partial, target)
-    except OSError:
+    except BaseException:
         os.replace(aside, target)
         raise
     _remove(aside)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
@@ -91,14 +92,23 @@ def part_name(stem: str, part: int, num_parts: int) -> str:
     return f"{stem}-{part + 1:05d}-of-{num_parts:05d}.safetensors"
 
 
-def write_part(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes one file of contiguous tensors and waits until it is on the disk. Raises OSError where it cannot."""
+def write_part(path: Path, tensors: Mapping[str, Tensor], metadata: Optional[Mapping[str, str]] = None) -> None:
+    """Writes one file of tensors, with more `metadata` in its header, and waits until it is on the disk. Raises OSError."""
     try:
-        save_file(dict(tensors), str(path), metadata={"format": "pt"})
+        save_file(_apart(tensors), str(path), metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:  # of the system's errors it only has the text
         number = re.search(r"os error (\d+)", str(error))
         raise OSError(*(int(number[1]), os.strerror(int(number[1]))) if number else (None, str(error))) from error
     sync_path(path)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """The same, contiguous, with memory of their own where two of them share it: the format knows neither."""
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    return {
+        name: (tensor.clone() if owners[tensor.untyped_storage().data_ptr()] > 1 else tensor).contiguous()
+        for name, tensor in tensors.items()
+    }
 
 
 def write_index(folder: Path, stem: str, num_parts: int) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Mapping, Optional, Tuple
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from errors import UserError
 from models.architecture import Architecture
 from weights.card import ModelCard
 from weights.saved_model import SavedModel
-from weights.tensor_files import open_tensor_files
+from weights.tensor_files import open_tensor_files, write_part
 
 CARD = "pipevit_card"  # key of the header
 
@@ -26,17 +25,18 @@ def open_timm_file(source: str, path: Path) -> SavedModel:
     Raises UserError where these are not a ViT's, or are damaged.
     """
     weights = open_tensor_files([path])
-    card = _card_in_header(path)
+    card = card_in_header(path)
     if card is None:
         card = ModelCard(architecture_of_shapes(source, weights.shapes))
     return SavedModel(source, "timm", card, weights)
 
 
 def write_timm_file(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
-    save_file(dict(tensors), str(path), metadata={"format": "pt", CARD: json.dumps(card.to_json())})
+    write_part(path, tensors, {CARD: json.dumps(card.to_json())})
 
 
-def _card_in_header(path: Path) -> Optional[ModelCard]:
+def card_in_header(path: Path) -> Optional[ModelCard]:
+    """The card that this project writes into its files' headers; None in those of others. Raises UserError for a damaged one."""
     try:
         with safe_open(str(path), framework="pt") as file:
             text = (file.metadata() or {}).get(CARD)

@@ -13,7 +13,7 @@ from weights.card import ModelCard
 from weights.hugging_face import open_weights
 from weights.json_file import read_json, write_json
 from weights.saved_model import SavedModel
-from weights.timm_file import architecture_of_shapes, write_timm_file
+from weights.timm_file import architecture_of_shapes, card_in_header, write_timm_file
 from weights.timm_names import heads_of, name_of
 
 LAYER_NORM_EPS = 1e-6  # of timm's ViTs; a folder has no place for another
@@ -28,8 +28,10 @@ def open_timm_folder(source: str, folder: Path) -> SavedModel:
 
     Raises UserError for what is damaged, and for features that the model here lacks, naming them.
     """
-    path = folder / "config.json"
+    path, own_card = folder / "config.json", _own_card(folder)
     config = read_json(path)
+    if own_card is not None:  # what was written here says more than timm's config has room for
+        return SavedModel(source, f"timm {config.get('architecture')}", own_card, open_weights(folder))
     try:
         name, pictures = str(config["architecture"]), dict(config.get("pretrained_cfg", config))
         arguments = dict(config.get("model_args") or {})
@@ -44,6 +46,11 @@ def open_timm_folder(source: str, folder: Path) -> SavedModel:
         raise UserError(f"{path} is damaged ({error!r}).\n       Use another checkpoint.") from error
     card = ModelCard(arch, class_names=names if len(names) == arch.num_labels else (), **preparation[1])
     return SavedModel(source, f"timm {name}", card, weights, tuple(_notes(pictures)))
+
+
+def _own_card(folder: Path) -> Optional[ModelCard]:
+    path = folder / "model.safetensors"
+    return card_in_header(path) if path.is_file() else None
 
 
 def _check(path: Path, config: Dict[str, Any], arguments: Dict[str, Any]) -> None:
@@ -120,6 +127,12 @@ def write_timm_folder(folder: Path, card: ModelCard, tensors: Mapping[str, Tenso
     return [f"timm computes LayerNorm with epsilon 1e-06, this model with {eps}: {remedy}"]
 
 
+def _ratio(mlp_dim: int, embed_dim: int) -> float:
+    """What timm makes `mlp_dim` of again: it rounds the product down."""
+    ratio = mlp_dim / embed_dim
+    return ratio if int(embed_dim * ratio) == mlp_dim else (mlp_dim + 0.5) / embed_dim
+
+
 def _config(card: ModelCard) -> Dict[str, Any]:
     arch = card.arch
     channels = range(arch.num_channels)
@@ -129,7 +142,7 @@ def _config(card: ModelCard) -> Dict[str, Any]:
         "embed_dim": arch.embed_dim,
         "depth": arch.depth,
         "num_heads": arch.num_heads,
-        "mlp_ratio": arch.mlp_dim / arch.embed_dim,
+        "mlp_ratio": _ratio(arch.mlp_dim, arch.embed_dim),
     }
     pictures = {
         "input_size": [arch.num_channels, *arch.image_size],

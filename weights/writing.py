@@ -66,11 +66,16 @@ def format_of(name: str, target: Path) -> str:
     return name or by_suffix
 
 
+MOST_DIFFERENCE = 1e-3  # of logits, between a file's program and the model
+
+
 def write_model(saved: SavedModel, target: Path, name: str, overwrite: bool = False) -> List[str]:
     """Writes it in the format `name` (`format_of`), whole or not at all; gives what a user should know of it."""
     chosen = TIMM_FILE if target.suffix == ".safetensors" else FORMATS[name]
     with appearing(target, overwrite, chosen.is_folder) as path:
         result = chosen.write(path, saved.card, saved.weights.read(saved.weights.shapes))
+        if isinstance(result, float) and not result < MOST_DIFFERENCE:
+            raise UserError(f"{target} is not written: its logits, run again, differ from the model's by {result:.1e}.")
     notes = result if isinstance(result, list) else []
     if isinstance(result, float):
         notes = [f"logits of the file, run again, differ from the model's by {result:.1e} at most"]

@@ -62,7 +62,7 @@ class EvalTransform:
 
     def __init__(self, config: Config) -> None:
         self._size = config.image_size
-        self._short_side = round(config.image_size / config.eval_crop)
+        self._short_side = int(config.image_size / config.eval_crop)  # rounded down, as timm's and transformers'
 
     def cut(self, picture: Picture) -> Tensor:
         """uint8 [C, image_size, image_size]. Raises BadImageError."""

@@ -325,3 +325,9 @@ def test_a_damaged_photograph_that_pillow_reads_keeps_its_orientation():
     for least in (1.0, 0.1):
         assert resize(picture.pixels(least), (8, 8)).shape == (3, 8, 8)
         assert picture.pixels(1.0).shape[:2] == picture.size == (60, 100)
+
+
+def test_a_program_that_draws_is_no_picture() -> None:
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n{} loop\n"
+    with pytest.raises(BadImageError, match="EPS is a program that draws"):
+        open_picture(Encoded(content, "x.png"), 3, 10**6)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from models.architecture import Architecture
+from models.vit import build_model
 from prediction.attention import attention_of_blocks, patch_attention, rollout
 from tests.prediction.models import TINY, predictor_of, save_model
 
@@ -113,3 +114,12 @@ def test_answers_are_the_same_after_attention_was_asked_for(tmp_path: Path, fuse
     before = predictor.predict(views)
     patch_attention(predictor.model, views)
     assert torch.equal(predictor.predict(views), before)
+
+
+@pytest.mark.parametrize("distillation", ["token", "heads"])
+def test_a_distillation_token_is_no_patch(distillation: str) -> None:
+    model = build_model(replace(TINY, distillation=distillation), seed=0).eval()
+    shares = patch_attention(model, torch.zeros(2, 3, *TINY.image_size, dtype=torch.uint8))
+    rows, columns = TINY.image_size[0] // TINY.patch_size[0], TINY.image_size[1] // TINY.patch_size[1]
+    assert shares.shape == (2, rows, columns)
+    assert bool((shares.sum(dim=(1, 2)) < 1.0).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import convert
 import launch
@@ -190,6 +191,30 @@ def test_a_run_folder_is_converted_with_its_averaged_weights_or_without(tmp_path
 
 def test_every_writer_is_offered() -> None:
     assert tuple(writing.FORMATS) == convert.FORMATS
+
+
+def test_what_timms_config_has_no_room_for_comes_back(source: Path, tmp_path: Path) -> None:
+    saved = open_model(str(source))
+    card = replace(saved.card, multi_label=True, arch=replace(saved.card.arch, layer_norm_eps=1e-12))
+    writing.write_model(replace(saved, card=card), tmp_path / "out", "timm")
+    assert open_model(str(tmp_path / "out")).card == card
+
+
+def test_a_negative_number_of_heads_is_none(source: Path, tmp_path: Path) -> None:
+    save_file(
+        dict(open_model(str(source)).weights.read(open_model(str(source)).weights.shapes)),
+        str(tmp_path / "bare.safetensors"),
+    )
+    with pytest.raises(UserError, match="-3 attention heads are none"):
+        cells.run(tmp_path / "bare.safetensors", tmp_path / "out", "--to", "timm", "--num-heads", "-3")
+
+
+def test_a_program_that_differs_is_not_written(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = replace(writing.FORMATS["torch-export"], write=lambda path, *_: path.write_text("x") and float("nan"))
+    monkeypatch.setitem(writing.FORMATS, "torch-export", wrong)
+    with pytest.raises(UserError, match="is not written: its logits, run again, differ"):
+        cells.run(source, tmp_path / "out.pt2")
+    assert not (tmp_path / "out.pt2").exists()
 
 
 @pytest.mark.parametrize("strange", ["thesis.txt", "step_100", "optimizer-00001-of-00001.safetensors"])
