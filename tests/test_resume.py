@@ -300,8 +300,8 @@ def test_early_stopping_counts_on_over_a_resume(tmp_path: Path, run_here: Callab
 @pytest.mark.parametrize(
     "flags",
     [
-        "--kills 2 --steps 24 --runtime single --precision bf16.16",
-        "--kills 1 --steps 12 --runtime pipeline --precision 16.16 --keys auto_loss_scaling=true",
+        "--kills 2 --steps 16 --runtime single --precision bf16.16",
+        "--kills 1 --steps 8 --runtime pipeline --precision 16.16 --keys auto_loss_scaling=true",
     ],
 )
 def test_a_run_that_is_killed_in_the_middle_of_saves_ends_with_the_same_bytes(flags: str) -> None:
