@@ -24,7 +24,7 @@ def flag_of(key: str) -> str:
 
 
 def parse_flags(command: str, description: str, keys: Dict[str, Any], argv: Optional[Sequence[str]]) -> Dict[str, Any]:
-    """The keys that a command line gives, with values as YAML would read them. `keys`: name -> `config.KeyInfo`."""
+    """The keys that a command line gives, with values as YAML would read them. `keys`: name -> `config_keys.KeyInfo`."""
     parser = _build_parser(command, description, keys)
     arguments = [_with_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     given, unknown = parser.parse_known_args(arguments)

@@ -116,7 +116,7 @@ def _comparable(config: Config) -> Dict[str, Any]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return "x".join(map(str, value))
+        return " ".join(map(str, value))
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -45,7 +45,7 @@ class Saver:
         self._staging: Dict[str, Tensor] = {}
         self._writer: Optional[StepWriter] = None
         self._done: List[SaveRecord] = []
-        self._told = False  # of the failure of the step that is being saved
+        self._told = False  # whether the newest step's failure has been told
 
     def save(self, progress: Progress, is_best: bool = False, only_best: bool = False) -> None:
         """Saves a step; with `background_save`, training goes on while it is written. One that is there is only linked to.
@@ -55,6 +55,7 @@ class Saver:
         """
         begun = time.perf_counter()
         self.wait()
+        self._told = False
         folder = self._folder / f"step_{progress.step}"
         links = ("latest", "best") if is_best and self._config.keep_best else ("latest",)
         hidden, error = self._runtime.from_main(_open(folder, links) if self._runtime.is_main else None)
@@ -101,7 +102,6 @@ class Saver:
         self._take_record(writer)
         if errors or last is not None:
             self._fail(writer.step, (errors or [last])[0])
-        self._told = False
 
     def has(self, step: int) -> bool:
         """Whether a step is on the disk; the same in every process."""

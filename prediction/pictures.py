@@ -5,9 +5,9 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from typing import BinaryIO, Iterator, List, Sequence
+from typing import BinaryIO, List, Sequence
 
-from dataset.sources.folder import SUFFIXES
+from dataset.sources.image_files import SUFFIXES, is_image_name, walk
 from errors import UserError, printable
 
 STANDARD_INPUT = "-"
@@ -65,25 +65,5 @@ def _filled(word: str, paths: List[str]) -> List[str]:
 
 
 def _in_folder(folder: str) -> List[str]:
-    """The image files below a folder, sorted by path; hidden ones are other programs' own."""
-    return sorted(_walk(folder))
-
-
-def _walk(root: str) -> Iterator[str]:
-    seen = set()
-    for path, folders, files in os.walk(root, onerror=_cannot_list, followlinks=True):
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or a second one to the same
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield os.path.join(path, name)
-
-
-def _cannot_list(error: OSError) -> None:
-    raise UserError(
-        f"cannot list {error.filename}: {error.strerror}.\n       Its pictures would be missing."
-    ) from error
+    """The image files below a folder, sorted by path."""
+    return sorted(os.path.join(path, name) for path, _, files in walk(folder) for name in files if is_image_name(name))

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any, List, Optional, Sequence, TextIO
 
-from dataset.sources.folder import SUFFIXES
+from dataset.sources.image_files import SUFFIXES
 from errors import UserError, user_path
 from prediction.answers import Answer
 from prediction.forms import Form, bad_pictures

@@ -80,7 +80,7 @@ MAY_IMPORT = {
     "seeding": ((), "a leaf"),
     "batch": ((), "a leaf"),
 }
-PARTS_OF_CONFIG = ("config_checks", "config_files", "flags")
+PARTS_OF_CONFIG = ("config_checks", "config_files", "config_keys", "flags")
 
 # Third-party packages that only some modules may import; and why.
 ONLY_IN = {

@@ -221,6 +221,14 @@ def test_a_folder_that_has_vanished_is_not_made_anew(tmp_path: Path) -> None:
     assert not training.folder.exists()
 
 
+def test_with_warn_every_step_without_a_place_is_told(tmp_path: Path) -> None:
+    training = Training(tmp_path, on_save_error="warn")
+    training.folder.rmdir()
+    for count in (1, 2):
+        training.saver.save(training.progress)
+        assert len(training.notes) == count
+
+
 def test_what_is_no_system_error_is_told_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path, tensors: Any) -> None:
         raise ValueError("a bug")

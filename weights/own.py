@@ -13,17 +13,16 @@ from errors import UserError
 from weights.card import ModelCard
 from weights.json_file import without_seal
 from weights.saved_model import SavedModel
-from weights.tensor_files import open_indexed, part_name, write_index, write_part, write_text
+from weights.tensor_files import index_of, open_indexed, part_name, write_index, write_part, write_text
 
 KIND = "step folder"
-EMA_INDEX = "ema.safetensors.index.json"
 
 
 def step_folder_of(path: Path) -> Optional[Path]:
     """A step folder itself, or the best step of a run folder, else its latest; None where it holds neither."""
     path = _one_later(path)
     for candidate in (path, path / "best", path / "latest"):
-        if (candidate / "model.safetensors.index.json").is_file():
+        if index_of(candidate, "model").is_file():
             return candidate
     return None
 
@@ -42,7 +41,7 @@ def open_step_folder(source: str, folder: Path, use_ema: bool = True) -> SavedMo
 
     Raises UserError for what is missing or damaged, naming it.
     """
-    averaged = use_ema and (folder / EMA_INDEX).is_file()
+    averaged = use_ema and index_of(folder, "ema").is_file()
     notes = ("the checkpoint's averaged weights are used (--use-ema false takes the others)",) if averaged else ()
     card, digests = _read_details(folder)
     return SavedModel(source, KIND, card, open_indexed(folder, "ema" if averaged else "model", digests), notes)

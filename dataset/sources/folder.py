@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from dataset.base import Encoded, read_file
+from dataset.sources.image_files import SUFFIXES, is_image_name, walk
 from dataset.sources.index import Index, cached_index, write_index
 from dataset.sources.places import data_folder, listing
 from dataset.sources.progress import LongWork
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from config import Config
 
 FOLDERS = {"train": ("train",), "validation": ("validation", "val")}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 SCANS_AT_ONCE = 16  # listing a folder is waiting, on a network file system
 COARSEST_CLOCK = 2_000_000_000  # ns by which a file system may round the time of a change (FAT: 2 s)
 
@@ -133,26 +133,15 @@ class _Scan:
 
 def _scan(root: Path, work: LongWork, class_name: str) -> _Scan:
     scan = _Scan()
-    seen = set()
-    for path, folders, files in os.walk(root / class_name, onerror=_cannot_list, followlinks=True):
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or a second one to the same
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for path, status, files in walk(root / class_name):
         below = os.path.relpath(path, root)
         scan.folders[below] = _state(status)
-        images = [file for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
+        images = [file for file in files if is_image_name(file)]
         scan.files.extend(f"{below}/{file}" for file in images)
         scan.has_dead_link |= _has_dead_link(path, files)
         work.add(len(images))
     scan.files.sort()
     return scan
-
-
-def _cannot_list(error: OSError) -> None:
-    raise UserError(f"cannot list {error.filename}: {error.strerror}.\n       Its images would be missing.") from error
 
 
 def _find(root: Path, split: str) -> Optional[Path]:

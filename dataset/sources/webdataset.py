@@ -18,7 +18,8 @@ import numpy as np
 
 import machine
 from dataset.base import BadImageError, Encoded
-from dataset.sources.folder import COARSEST_CLOCK, FOLDERS, SUFFIXES
+from dataset.sources.folder import COARSEST_CLOCK, FOLDERS
+from dataset.sources.image_files import SUFFIXES
 from dataset.sources.index import Index, cached_index, write_index
 from dataset.sources.progress import LongWork
 from dataset.sources.shards import compressed, find_shards
