@@ -312,9 +312,6 @@ class PipelineRuntime:
     def gather(self, value: Any) -> list[Any]:
         return self._peers.gather(value)
 
-    def barrier(self) -> None:
-        dist.barrier()
-
     def close(self) -> None:
         # All leave together: a process that goes first makes the others' connections fail.
         dist.barrier()

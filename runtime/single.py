@@ -141,8 +141,5 @@ class SingleRuntime:
     def gather(self, value: Any) -> List[Any]:
         return [value]
 
-    def barrier(self) -> None:
-        return None
-
     def close(self) -> None:
         return None
