@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from runtime.base import Runtime
     from weights.card import ModelCard
 
+WHERE = {"torch": "CPUs or GPUs", "ipu": "IPUs"}
+
 
 @dataclass
 class Progress:
@@ -36,6 +38,7 @@ class Progress:
     validations_since_best: int = 0
     loss_scale_factor: float = 1.0  # of automatic loss scaling
     optimizer: str = ""  # whose state is saved
+    backend: str = "torch"  # of the runtime that saved it: PopTorch's state and torch's are of different kinds
     data: str = ""  # fingerprint of the training set
 
     @property
@@ -65,7 +68,7 @@ def read_run_details(step_folder: Path) -> Dict[str, Any]:
 
 def read_progress(step_folder: Path) -> Progress:
     """Raises UserError where run.json is missing or damaged."""
-    details = read_run_details(step_folder)
+    details = {"backend": "torch", **read_run_details(step_folder)}  # which the first steps did not say
     try:
         return Progress(**{field.name: details[field.name] for field in fields(Progress)})
     except KeyError as error:
@@ -109,6 +112,12 @@ def newest_whole(step_folders: List[Path]) -> Optional[Path]:
 def restore(step_folder: Path, runtime: Runtime) -> Progress:
     """Weights, optimiser state and progress of a saved step, into whatever split this run has."""
     progress, digests = read_progress(step_folder), files_of(step_folder)
+    if progress.backend != runtime.backend:
+        raise UserError(
+            f"{step_folder} was saved by a run on {WHERE[progress.backend]}, and this one is on {WHERE[runtime.backend]}: "
+            "neither can read\n       the other's optimiser state. Resume where it began, or start a new run from its weights:\n"
+            f"       finetune.py --pretrained-checkpoint {step_folder.parent}."
+        )
     weights = open_indexed(step_folder, "model", digests)
     names = runtime.parameter_names()
     for name, shape in names.items():

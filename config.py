@@ -28,7 +28,7 @@ RUN, MODEL, DATA, AUGMENT, BATCH, OPTIMISER, TRAINING, PLACES, IPU, OUTPUT = (
     "IPU only",
     "checkpoints and reports",
 )
-RUNTIMES = ("single", "pipeline")
+TORCH_RUNTIMES = ("single", "pipeline")
 TRAINING_GROUPS = (AUGMENT, OPTIMISER, TRAINING)
 ALSO_VALIDATION = {"compile", "eval_crop", "loss", "precision", "pretrained_checkpoint", "random_seed", "use_ema"}
 COMMANDS = {
@@ -49,9 +49,9 @@ def key(
     return Field(default, description=meaning, json_schema_extra=about, **limits)
 
 
-def ipu(default: Any, meaning: str, **limits: Any) -> Any:
+def ipu(default: Any, meaning: str, when: Callable[[Any], bool] = lambda config: True, **limits: Any) -> Any:
     """A key of the IPU's compiler and memory, without effect on torch runtimes."""
-    return key(default, IPU, meaning, when=lambda config, runtime: False, **limits)
+    return key(default, IPU, meaning, when=lambda config, runtime: runtime == "ipu" and when(config), **limits)
 
 
 def _reads_files(config: Any, runtime: str) -> bool:
@@ -153,7 +153,9 @@ class Config(BaseModel):
     drop_path_rate: float = key(0.1, MODEL, "stochastic depth of the last block, rising from 0", ge=0, lt=1)
     layer_norm_eps: float = key(1e-6, MODEL, "LayerNorm epsilon", gt=0)
     head_bias_init: Optional[float] = key(None, MODEL, "initial bias of the head (null: -10 with pretrain, else 0)")
-    attention: Literal["fused", "explicit"] = key("fused", MODEL, "attention kernel; same result")
+    attention: Literal["fused", "explicit"] = key(
+        "fused", MODEL, "attention kernel; same result", when=lambda c, r: r != "ipu"
+    )
 
     dataset: Literal[
         "chest_xray", "cifar10", "cifar100", "csv", "digits", "folder", "generated", "hub", "imagenet1k", "webdataset"
@@ -207,7 +209,7 @@ class Config(BaseModel):
         when=lambda c, r: c.dataloader_workers > 0 and _reads_files(c, r),
         gt=0,
     )
-    pin_memory: bool = key(True, DATA, "page-locked host batches, on GPUs")
+    pin_memory: bool = key(True, DATA, "page-locked host batches, on GPUs", when=lambda c, r: r != "ipu")
     image_mean: Tuple[float, ...] = key(
         (0.5,), DATA, "subtracted from pixels in [0, 1], one or one a channel; ImageNet: 0.485 0.456 0.406"
     )
@@ -272,7 +274,9 @@ class Config(BaseModel):
     device_iterations: int = key(1, BATCH, "weight updates in one host step", gt=0)
     gradient_accumulation: int = key(1, BATCH, "micro-batches of a replica in one weight update", gt=0)
     replication_factor: int = key(1, BATCH, "replicas of the model", gt=0)
-    rebatched_worker_size: Optional[int] = ipu(None, "images that a PopTorch loader worker delivers at once", gt=0)
+    rebatched_worker_size: Optional[int] = ipu(
+        None, "of PopTorch's loader; this one gives whole host batches", when=lambda c: False, gt=0
+    )
 
     optimizer: Literal["SGD", "Adam", "AdamW", "LAMB", "Lion", "Muon"] = key(
         "SGD", OPTIMISER, "weight decay is L2 in SGD and Adam, decoupled in the others"
@@ -314,7 +318,13 @@ class Config(BaseModel):
     als_bin_edge: float = key(
         0.125, OPTIMISER, "what is large, as a share of fp16's largest number", when=_has_scale, gt=0, le=1
     )
-    als_cap: float = key(0.0, OPTIMISER, "largest factor; 0: none, as PopART", when=_has_scale, ge=0)
+    als_cap: float = key(
+        0.0,
+        OPTIMISER,
+        "largest factor; 0: none, as PopART",
+        when=lambda c, r: c.auto_loss_scaling and r != "ipu",
+        ge=0,
+    )
     max_grad_norm: float = key(0.0, OPTIMISER, "clip the gradient's global norm; 0 off", ge=0)
     use_combined_accum: bool = key(
         False,
@@ -326,7 +336,7 @@ class Config(BaseModel):
         False,
         OPTIMISER,
         "each replica keeps its share of the optimiser's state alone",
-        when=lambda c, r: r == "pipeline" and c.replication_factor > 1 and not c.combines_accumulators,
+        when=lambda c, r: r != "single" and c.replication_factor > 1 and not c.combines_accumulators,
     )
     ema_decay: float = key(
         0.0, OPTIMISER, "of an average of the weights, validated and saved beside them; 0 off", ge=0, lt=1
@@ -348,8 +358,8 @@ class Config(BaseModel):
     loss: Literal["CELoss", "SigmoidCELoss"] = key("CELoss", OPTIMISER, "softmax or sigmoid cross entropy")
     label_smoothing: float = key(0.0, OPTIMISER, "share of the target spread over all classes", ge=0, lt=1)
 
-    runtime: Literal["auto", "single", "pipeline"] = key("auto", PLACES, "how stages run (auto: see README)")
-    device: Literal["auto", "cpu", "cuda"] = key("auto", PLACES, "kind of device")
+    runtime: Literal["auto", "single", "pipeline", "ipu"] = key("auto", PLACES, "how stages run (auto: see README)")
+    device: Literal["auto", "cpu", "cuda"] = key("auto", PLACES, "kind of device", when=lambda c, r: r != "ipu")
     layers_per_ipu: Optional[Tuple[int, ...]] = key(None, PLACES, "encoder blocks of each stage; null: one stage")
     ipus_per_replica: Optional[int] = key(None, PLACES, "stages of a replica", gt=0)
     schedule: Literal["gpipe", "1f1b", "interleaved"] = key(
@@ -368,13 +378,17 @@ class Config(BaseModel):
         when=lambda c, r: c.recompute_checkpoint_every_layer,
     )
 
-    byteio: bool = ipu(False, "ship pixels as bytes (torch runtimes always do)")
+    byteio: bool = ipu(False, "ship pixels as bytes (they always are)", when=lambda c: False)
     matmul_proportion: Optional[Tuple[float, ...]] = ipu(None, "available memory proportion, one or one a stage")
-    half_partials: bool = ipu(True, "fp16 partial sums")
+    half_partials: bool = ipu(True, "fp16 partial sums", when=lambda c: not c.precision.startswith("32"))
     prefetch_depth: int = ipu(2, "host to IPU buffers", ge=0)
     optimizer_state_offchip: bool = ipu(True, "optimiser state in streaming memory")
     executable_cache_dir: str = ipu("", "folder of compiled executables")
     profile_dir: Optional[str] = ipu(None, "folder of PopVision reports")
+    ipu_target: Literal["hardware", "model", "offline"] = ipu(
+        "hardware", "what to compile for: IPUs, PopART's IPU Model, or IPUs that are not here (with --compile-only)"
+    )
+    ipu_version: int = ipu(2, "version of the IPUs that are not here", when=lambda c: c.ipu_target == "offline", gt=0)
 
     checkpoint_output_dir: Optional[str] = key(
         None, OUTPUT, 'run folder; default runs/<config>-<date>; "" writes nothing'
@@ -468,7 +482,7 @@ class Config(BaseModel):
         return self.layers_per_ipu or (self.num_hidden_layers,)
 
     def unused(self, runtime: str) -> List[str]:
-        """Given keys without effect on this runtime ("single" or "pipeline"), or beside the config's other keys.
+        """Given keys without effect on this runtime ("single", "pipeline" or "ipu"), or beside the config's other keys.
 
         Those that say the default and switch something off (`byteio: false`) ask for nothing and are left out.
         """
@@ -481,9 +495,10 @@ class Config(BaseModel):
         return [name for name in asking if name in idle.union(unused)]
 
     def to_yaml(self) -> str:
-        """A file for --config-file with this config alone: all keys but the defaults that no runtime here uses."""
+        """A file for --config-file with this config alone: all keys but the defaults that its runtimes do not use."""
         values = self.model_dump(mode="json", exclude={*FLAG_ONLY, "resume_training_from_checkpoint", "resume_step"})
-        used = {name for name in values for runtime in RUNTIMES if self._has_effect(name, runtime)}
+        runtimes = ("ipu",) if self.runtime == "ipu" else TORCH_RUNTIMES
+        used = {name for name in values for runtime in runtimes if self._has_effect(name, runtime)}
         return config_text(self.config, {name: values[name] for name in values if name in used | self._given})
 
     def with_full_paths(self) -> Config:

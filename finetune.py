@@ -16,15 +16,14 @@ import launch
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    from allocation import plan_text
+    from compile_only import compile_only
     from config import load_config
-    from placement import place
+    from placement import follow_launcher, place
 
-    config = load_config("finetune", argv)
+    config = follow_launcher(load_config("finetune", argv))
     placement = place(config)
     if config.compile_only:
-        print(plan_text(config, placement))
-        return 0
+        return compile_only(config, placement)
 
     from run_setup import prepare_run
     from training import fit

@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from errors import UserError
 from machine import world_size
-from placement import Placement, place
+from placement import Placement, follow_launcher, place
 
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
 OBEY_SECONDS = 10.0  # how long the others may take to end after one has obeyed a signal, or after a second signal
@@ -62,7 +62,7 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
 def _run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: List[str]) -> int:
     from config import load_config
 
-    config = load_config(command, argv)
+    config = follow_launcher(load_config(command, argv))
     placement = place(config)
     if placement.num_processes == 1 or world_size() is not None or config.compile_only:
         return main(argv)

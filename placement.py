@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from errors import UserError
+from ipu_options import hardware_is_there, is_installed, poprun
+from ipu_plan import check_plan, num_stages
 from machine import local_world_size, num_cores, num_gpus, world_size
 from models.stages import Stage, fold_stages, plan_stages
 
@@ -25,7 +27,7 @@ class Placement:
     to pipeline rank i mod `pipeline_size`; there are more parts than ranks in the interleaved schedule only.
     """
 
-    runtime: str  # "single" or "pipeline"
+    runtime: str  # "single", "pipeline" or "ipu"
     parts: Tuple[Stage, ...]
     pipeline_size: int  # processes that share one replica of the model
     replica_groups: int  # replicas that have processes of their own
@@ -57,7 +59,9 @@ class Placement:
         return tuple(range(self.replica_group(rank), self.replication_factor, self.replica_groups))
 
     def folding(self) -> Optional[str]:
-        """One line on what was folded, or None where every stage of every replica has a process of its own."""
+        """One line on what was folded, or None where every stage of every replica has a device of its own."""
+        if self.runtime == "ipu":
+            return None
         changes = []
         if len(self.parts) < self.planned_stages:
             changes.append(f"{self.planned_stages} stages run as {len(self.parts)}{self.too_few_micro_batches}")
@@ -71,8 +75,23 @@ class Placement:
         return "; ".join(changes) + " (same global batch, same result)" if changes else None
 
 
+def follow_launcher(config: Config) -> Config:
+    """The config with the number of replicas that poprun has started, as in the public app; without poprun as it is."""
+    launched = poprun()
+    if launched is None:
+        return config
+    if launched.ipus_per_replica != num_stages(config):
+        raise UserError(
+            f"poprun gives a replica {launched.ipus_per_replica} IPUs, but layers_per_ipu = {list(config.stage_layers)} needs "
+            f"{num_stages(config)}.\n       Start poprun with --ipus-per-replica {num_stages(config)}, or change layers_per_ipu."
+        )
+    return config.model_copy(update={"replication_factor": launched.total_replicas})
+
+
 def place(config: Config) -> Placement:
     """The placement for this machine and launcher. Raises UserError where the config asks for what is not there."""
+    if _runs_on_ipus(config):
+        return place_ipu(config)
     gpus = num_gpus(config.device)
     if config.device == "cuda" and gpus == 0:
         raise UserError("device = cuda, but torch finds no CUDA device here. Use --device cpu or --device auto.")
@@ -89,6 +108,42 @@ def place(config: Config) -> Placement:
             f"       Start {gpus} or fewer, or use --device cpu."
         )
     return place_single(config) if config.runtime == "auto" and placement.num_processes == 1 else placement
+
+
+def _runs_on_ipus(config: Config) -> bool:
+    """`auto` does where PopTorch finds as many IPUs as a replica needs; a runtime that is named is taken."""
+    launched = poprun()
+    if config.runtime == "ipu":
+        if not is_installed():
+            raise UserError(
+                "runtime = ipu needs PopTorch, from Graphcore's Poplar SDK 3.4, and this Python has none.\n"
+                "       Activate the SDK's environment (docs/ipu.md), or use --runtime auto."
+            )
+        return True
+    if config.runtime == "auto" and hardware_is_there(num_stages(config)):
+        return True
+    if launched is not None:
+        raise UserError(
+            f"poprun started {launched.num_instances} instances, but runtime = {config.runtime} finds no IPUs for them.\n"
+            "       Check the partition, or start without poprun (torchrun starts processes for GPUs and CPUs)."
+        )
+    return False
+
+
+def place_ipu(config: Config) -> Placement:
+    """Every stage of every replica on an IPU of its own, all in this process. Raises UserError for what PopTorch would refuse."""
+    launched = poprun()
+    check_plan(config, launched.local_replicas if launched is not None else config.replication_factor)
+    if (
+        config.ipu_target == "offline"
+        and not config.compile_only
+        and config.command in ("pretrain", "finetune", "validation")
+    ):
+        raise UserError(
+            "ipu_target = offline compiles for IPUs that are not here, and cannot run.\n       Add --compile-only."
+        )
+    stages = plan_stages(config.stage_layers)
+    return Placement("ipu", tuple(stages), 1, 1, config.replication_factor, len(stages))
 
 
 def resolve_runtime(runtime: str, gpus: int, world: Optional[int]) -> str:

@@ -15,9 +15,9 @@ import launch
 def main(argv: Optional[Sequence[str]] = None) -> int:
     from allocation import plan_text
     from config import load_config
-    from placement import place
+    from placement import follow_launcher, place
 
-    config = load_config("plan", argv)
+    config = follow_launcher(load_config("plan", argv))
     print(plan_text(config, place(config)))
     return 0
 

@@ -16,16 +16,15 @@ import launch
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    from allocation import plan_text
+    from compile_only import compile_only
     from config import load_config
     from errors import UserError
-    from placement import place
+    from placement import follow_launcher, place
 
-    config = load_config("pretrain", argv)
+    config = follow_launcher(load_config("pretrain", argv))
     placement = place(config)
     if config.compile_only:
-        print(plan_text(config, placement))
-        return 0
+        return compile_only(config, placement)
     if config.pretrained_checkpoint and not config.resume_training_from_checkpoint:
         raise UserError(
             "pretrain.py starts from random weights, but pretrained_checkpoint is "

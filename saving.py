@@ -152,7 +152,9 @@ class Saver:
             for part, tensors in parts_of[stem].items():
                 file = part_name(stem, part, count)
                 files[file] = {name: self._copied(f"{file}/{name}", value) for name, value in tensors.items()}
-        return StepParts(replace(progress, loss_scale_factor=runtime.loss_scale_factor), files, num_parts)
+        return StepParts(
+            replace(progress, loss_scale_factor=runtime.loss_scale_factor, backend=runtime.backend), files, num_parts
+        )
 
     def _copied(self, name: str, value: Tensor) -> Tensor:
         """A copy that training will not change. Its memory is kept: to find new pages costs several times the copy."""

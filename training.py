@@ -142,6 +142,7 @@ def _fit(run: Run) -> int:
     watch = Stopwatch()
     code = 0
     with StopSignal() as stop:
+        _prepare(run)
         if progress.step and progress.validated_step != progress.step:
             _save_if_due(
                 run, _validate_if_due(run, last=False), last=False
@@ -166,6 +167,13 @@ def _fit(run: Run) -> int:
                 break
     _finish(run, watch, code)
     return code
+
+
+def _prepare(run: Run) -> None:
+    """Before the clock of the first step starts. A run that has all its steps needs nothing."""
+    if run.progress.step < run.num_steps:
+        evaluates = run.validation is not None and run.config.validation_epochs > 0
+        run.note(*run.runtime.prepare(evaluates, run.train.multi_label))
 
 
 def evaluate(
@@ -260,7 +268,9 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
     if not _must_stop(run, result):
         return
     step, saved = run.progress.step, ""
-    if run.saver is not None:
+    if result.makes_every_update:
+        saved = " Its update was made all the same and is not saved: go on from the newest step with --resume."
+    elif run.saver is not None:
         try:
             run.saver.save(run.progress)
             run.saver.wait()

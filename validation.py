@@ -16,16 +16,16 @@ import launch
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    from allocation import allocation_table, plan_text
+    from allocation import allocation_table
+    from compile_only import compile_only
     from config import load_config
     from errors import UserError
-    from placement import place
+    from placement import follow_launcher, place
 
-    config = load_config("validation", argv)
+    config = follow_launcher(load_config("validation", argv))
     placement = place(config)
     if config.compile_only:
-        print(plan_text(config, placement))
-        return 0
+        return compile_only(config, placement)
     if not config.pretrained_checkpoint:
         raise UserError("validation.py needs weights: name a run or step folder with --pretrained-checkpoint.")
 
@@ -49,6 +49,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     loader = evaluation_loader(config, source, runtime, bad_images)
     notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
     notes += followed + load_pretrained(saved, config, runtime) + class_notes(saved, source.class_names)
+    notes += runtime.prepare(evaluates=True)
     with EvaluationProgress(len(source) // runtime.eval_num_shares, shown=runtime.is_main) as progress:
         progress.note(*notes)
         begun = time.perf_counter()

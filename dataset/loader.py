@@ -56,6 +56,7 @@ class TrainLoader:
         if self.steps_per_epoch < 1:
             raise UserError(_too_few(len(source), config))
         self._config, self._share, self._labels = config, share, source.labels
+        self.multi_label = source.labels.ndim == 2
         self._agree, self._bad_images = agree, bad_images or BadImageLog()
         self._own_samples = config.samples_per_step // config.replication_factor * len(share.replicas)
         self._reader: Optional[BatchReader] = None

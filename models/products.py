@@ -6,7 +6,8 @@ products of two 16-bit numbers are exact in float32, and sums are made in float3
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+import contextlib
+from typing import Any, Iterator, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,28 @@ import machine
 HALF_TYPES = (torch.float16, torch.bfloat16)
 # Found out once: compiled code takes it for a constant.
 _WIDENED_ON_CPU = tuple(dtype for dtype in HALF_TYPES if not machine.cpu_multiplies(str(dtype).split(".")[-1]))
+_computed_in: Optional[torch.dtype] = None
+
+
+@contextlib.contextmanager
+def computing(dtype: Optional[torch.dtype]) -> Iterator[None]:
+    """Context in which linear layers multiply in `dtype`, and nothing else changes; None: in their input's.
+
+    What autocast does for this model, where a device has no autocast: PopTorch gave its up in version 3.1.
+    """
+    global _computed_in
+    before, _computed_in = _computed_in, dtype
+    try:
+        yield
+    finally:
+        _computed_in = before
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Context in which neither autocast nor `computing` changes a type."""
+    with computing(None), torch.autocast(device.type, enabled=False):
+        yield
 
 
 class Linear(nn.Linear):
@@ -37,11 +60,12 @@ class LayerNorm(nn.LayerNorm):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """`x @ weight.T + bias`, [..., in] -> [..., out], in autocast's type where it is on, else in x's own."""
+    """`x @ weight.T + bias`, [..., in] -> [..., out], in autocast's or `computing`'s type where one is on, else in x's own."""
     assert bias is not None, "every layer of the model has one"
-    dtype = _autocast_type(x.device) or x.dtype
+    dtype = _computed_in or _autocast_type(x.device) or x.dtype
     if dtype in HALF_TYPES and not multiplies(dtype, x.device):
         return _WidenedLinear.apply(x.to(dtype), weight, bias)
+    x = x if _computed_in is None else x.to(_computed_in)
     return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
 

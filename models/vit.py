@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.architecture import Architecture
 from models.initialization import initialize
-from models.products import LayerNorm, Linear, linear, multiplies
+from models.products import LayerNorm, Linear, full_precision, linear, multiplies
 from models.stages import Stage, plan_stages
 from seeding import derive_seed
 
@@ -28,12 +28,16 @@ def normalize_pixels(images: Tensor, mean: Sequence[float] = (0.5,), std: Sequen
     """
     if images.dtype != torch.uint8:
         return images
-    images = images.float()
-    parts = (images,) if len(mean) == len(std) == 1 else images.split(1, dim=1)
-    for channel, part in enumerate(parts):
+    pixels = images.float()
+    if len(mean) == len(std) == 1:
+        return pixels.div_(255.0 * std[0]).sub_(mean[0] / std[0])
+    parts = []
+    for channel, part in enumerate(
+        pixels.split(1, dim=1)
+    ):  # views are not written to: compilers of graphs may not follow
         own_mean, own_std = mean[channel % len(mean)], std[channel % len(std)]
-        part.div_(255.0 * own_std).sub_(own_mean / own_std)
-    return images
+        parts.append(part.div(255.0 * own_std).sub_(own_mean / own_std))
+    return torch.cat(parts, dim=1)
 
 
 def mix_images(images: Tensor, mix: Tensor) -> Tensor:
@@ -119,7 +123,7 @@ class Attention(nn.Module):
         if multiplies(query.dtype, query.device):
             context = self._attend(query, key, value, dropout)
         else:  # see `models.products`
-            with torch.autocast(query.device.type, enabled=False):
+            with full_precision(query.device):
                 context = self._attend(query.float(), key.float(), value.float(), dropout).to(query.dtype)
         context = context.transpose(1, 2).flatten(2)  # [B, H, Q, D / H] -> [B, Q, D]
         return self.proj_drop(self.proj(context))
@@ -264,7 +268,7 @@ class VisionTransformer(nn.Module):
 
     def classify(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N or Q, D] -> logits [B, K], in float32 whatever the precision of the blocks."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with full_precision(tokens.device):
             logits = self.head(self.pre_logits(self.norm(tokens[:, 0].float())))
             if self.arch.distillation != "heads":
                 return logits

@@ -18,6 +18,7 @@ class StepResult:
     update's reduced gradient, before clipping and without the loss scale; None where no gradient is kept. `loss_scale` is the
     factor that the last weight update's loss was multiplied by. `skipped_updates` counts updates left out for a gradient that
     was not finite, `nonfinite` says in words whose it was, and `must_stop` that the run's policy is to end there.
+    `makes_every_update` says that the device leaves none out, whatever is in the gradient.
     """
 
     loss: float
@@ -27,6 +28,7 @@ class StepResult:
     loss_scale: float = 1.0
     nonfinite: str = ""
     must_stop: bool = False
+    makes_every_update: bool = False
 
 
 class Runtime(Protocol):
@@ -42,9 +44,17 @@ class Runtime(Protocol):
     eval_num_shares: int  # …of how many
     eval_batch_size: int
     notes: List[str]  # what a user should know of how the model is run here
+    backend: str  # "torch" or "ipu": whose optimiser state it reads
     num_parts: int  # pieces that the model's weights are stored in
     num_optimizer_parts: int  # pieces that the optimiser's state is stored in
     loss_scale_factor: float  # of automatic loss scaling: saved with a step and put back
+
+    def prepare(self, evaluates: bool, multi_label: bool = False) -> List[str]:
+        """Does what takes long before the first step, such as compiling; gives notes for the user.
+
+        `evaluates`: `predict` will be called, too; `multi_label`: images may have several labels.
+        """
+        ...
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         """One host step: `device_iterations` weight updates at one learning rate; `first_update` is the first one's number."""

@@ -18,6 +18,10 @@ def build_runtime(config: Config, placement: Placement) -> Runtime:
         from runtime.single import SingleRuntime
 
         return SingleRuntime(config, placement, num_cores())
+    if placement.runtime == "ipu":
+        from runtime.ipu import IpuRuntime
+
+        return IpuRuntime(config, placement, num_cores())
     from runtime.pipeline import PipelineRuntime
 
     return PipelineRuntime(config, placement, rank(), local_rank())

@@ -89,6 +89,8 @@ class PipelinePeers(Peers):
 class PipelineRuntime:
     """One process of a pipeline. See `base.Runtime`."""
 
+    backend = "torch"
+
     def __init__(self, config: Config, placement: Placement, rank: int, local_rank: int) -> None:
         self.config, self.placement, self.rank = config, placement, rank
         self.device = pick_device(config, local_rank)
@@ -191,6 +193,9 @@ class PipelineRuntime:
         loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
         self._loss_and_correct += torch.stack([loss.detach(), count_correct(logits.detach(), targets)])
         return loss * self.update.seed
+
+    def prepare(self, evaluates: bool, multi_label: bool = False) -> list[str]:
+        return []
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         config = self.config

@@ -28,6 +28,7 @@ class SingleRuntime:
     """Runs every replica and micro-batch of a weight update one after the other on one device. See `base.Runtime`."""
 
     is_main = True
+    backend = "torch"
     eval_share_index = 0
     eval_num_shares = 1
     num_parts = 1
@@ -45,6 +46,9 @@ class SingleRuntime:
         self.model = build_model(architecture_of(config), config.random_seed).to(self.device, self.precision.weights)
         compile_blocks(self.model, config, self.device)
         self.update = WeightUpdate(config, [self.model])
+
+    def prepare(self, evaluates: bool, multi_label: bool = False) -> List[str]:
+        return []
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         assert batch.images is not None and batch.targets is not None

@@ -20,9 +20,21 @@ COMMANDS = ("pretrain", "finetune", "validation", "predict", "plan", "verify", "
 # Everyone may import these; they themselves, errors alone.
 LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
+IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
     *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
-    *("inspection_text", "ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting", "prediction"),
+    *(
+        "inspection_text",
+        "compile_only",
+        *IPU,
+        "runtime",
+        "models",
+        "optim",
+        "dataset",
+        "weights",
+        "reporting",
+        "prediction",
+    ),
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
@@ -57,11 +69,13 @@ MAY_IMPORT = {
         "the form of a saved step",
     ),
     "run_folder": ((), "files and links of a run, whatever is in them"),
-    "runtime": (("models", "optim", "optimization", "placement", "machine", "ipu_options"), "runs the model"),
-    "ipu_options": (("models.stages", "machine"), "translates a config for PopTorch"),
+    "runtime": (("models", "optim", "optimization", "placement", "machine", *IPU), "runs the model"),
+    "compile_only": (("allocation", "placement", "runtime"), "what a flag of three commands does"),
+    "ipu_options": (("ipu_plan",), "translates a config for PopTorch"),
+    "ipu_plan": ((), "what PopTorch would refuse, without PopTorch"),
     "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),
     "allocation": (("models", "placement", "reporting.tables"), "prints the plan"),
-    "placement": (("models.stages", "machine"), "folds the plan onto what there is, without torch"),
+    "placement": (("models.stages", "machine", *IPU), "folds the plan onto what there is, without torch"),
     "optimization": (("optim", "models.stages"), "the optimiser and schedule for a config"),
     "weights": (("models", "runtime.base"), "side room: reads and writes formats"),
     "prediction": (
@@ -82,18 +96,19 @@ MAY_IMPORT = {
 }
 PARTS_OF_CONFIG = ("config_checks", "config_files", "config_keys", "flags")
 
+IPU_RUNTIME = ("runtime.ipu", "runtime.ipu_model", "runtime.ipu_optimizer")
 # Third-party packages that only some modules may import; and why.
 ONLY_IN = {
-    "poptorch": (("ipu_options", "runtime.ipu"), "absent everywhere but on IPU hosts"),
-    "popdist": (("ipu_options", "runtime.ipu"), "absent everywhere but on IPU hosts"),
-    "horovod": (("ipu_options", "runtime.ipu"), "torch.distributed does that job elsewhere"),
+    "poptorch": (("ipu_options", *IPU_RUNTIME), "absent everywhere but on IPU hosts"),
+    "popdist": (("ipu_options",), "absent everywhere but on IPU hosts"),
+    "horovod": (("ipu_options", "runtime.ipu_instances"), "torch.distributed does that job elsewhere"),
     "flask": (("prediction.server",), "loaded for predict.py --serve alone"),
     "waitress": (("prediction.server",), "loaded for predict.py --serve alone"),
     "torch.distributed.pipelining": (("runtime.pipeline",), "newer than the oldest torch that the rest runs on"),
 }
 WITHOUT_TORCH = (
     *("config", *PARTS_OF_CONFIG, "errors", "arguments", "seeding", "models.stages", "placement", "launch"),
-    *("predict", "prediction.options"),
+    *("predict", "prediction.options", "ipu_plan"),
 )
 
 
