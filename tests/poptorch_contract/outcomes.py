@@ -28,14 +28,16 @@ def single_runtime(config: Config) -> SingleRuntime:
 
 
 def outcome(runtime: Any, config: Config, num_steps: int, first_step: int = 0) -> Outcome:
-    """Figures of each step, the weights, and logits of some images."""
+    """Figures of each step, the weights, and logits of some images. Closes the runtime."""
     figures: List[Tuple[float, float]] = []
     for step in range(first_step, first_step + num_steps):
-        result = runtime.train_step(
+        step_result = runtime.train_step(
             host_batch(config, runtime.share, step), rate_of(config, step), step * config.device_iterations
         )
-        figures.append((result.loss, result.accuracy))
-    return {"figures": figures, "weights": weights_of(runtime), "logits": logits_of(runtime, config)}
+        figures.append((step_result.loss, step_result.accuracy))
+    found = {"figures": figures, "weights": weights_of(runtime), "logits": logits_of(runtime, config)}
+    runtime.close()
+    return found
 
 
 def rate_of(config: Config, step: int) -> float:

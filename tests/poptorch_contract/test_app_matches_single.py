@@ -10,9 +10,10 @@ import torch
 from tests.poptorch_contract.outcomes import Outcome, ipu_runtime, outcome, single_runtime
 from tests.small import small_config
 
-TOLERANCE = 1e-6  # fp32 sums in another order: a few roundings of 6e-8
+TOLERANCE = 1e-6  # fp32 sums in another order: a few roundings of 6e-8, at these rates
+RATE = 0.02
 UPDATES = 20
-PLANS = [[4], [2, 2], [0, 1, 3, 0]]
+PLANS = [[2], [1, 1], [0, 1, 1, 0]]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -28,7 +29,7 @@ def test_twenty_updates_give_the_weights_of_the_single_device(
         "device_iterations": iterations,
         "replication_factor": replicas,
         "reduction_type": reduction,
-        "learning_rate": 0.05 if reduction == "mean" else 0.05 / (7 * replicas),
+        "learning_rate": RATE if reduction == "mean" else RATE / (7 * replicas),
     }
     assert_same(tmp_path, keys, UPDATES // iterations)
 
@@ -57,20 +58,20 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("a mean and deviation for each channel", {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}),
     ("representation layer", {"representation_size": 12, "pretrain": True}),
     ("distillation token", {"distillation": "token"}),
-    ("two heads in a stage of their own", {"distillation": "heads", "layers_per_ipu": [4, 0]}),
-    ("recomputation", {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1, 3]}),
+    ("two heads in a stage of their own", {"distillation": "heads", "layers_per_ipu": [2, 0]}),
+    ("recomputation", {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1]}),
     ("sharded state off the chip", {"enable_rts": True, "optimizer_state_offchip": True}),
 ]
 
 
 @pytest.mark.parametrize("keys", [keys for _, keys in VARIANTS], ids=[name for name, _ in VARIANTS])
 def test_every_rule_of_the_update_holds_on_ipus(tmp_path: Any, keys: Dict[str, Any]) -> None:
-    base = {"layers_per_ipu": [2, 2], "replication_factor": 2, "device_iterations": 2, "optimizer_state_offchip": False}
+    base = {"layers_per_ipu": [1, 1], "replication_factor": 2, "device_iterations": 2, "learning_rate": RATE}
     assert_same(tmp_path, {**base, **keys}, 3)
 
 
 def assert_same(tmp_path: Any, keys: Dict[str, Any], num_steps: int) -> None:
-    config = small_config(tmp_path, runtime="ipu", **keys)
+    config = small_config(tmp_path, runtime="ipu", num_hidden_layers=2, **keys)
     actual, expected = (outcome(build(config), config, num_steps) for build in (ipu_runtime, single_runtime))
     assert_equal_outcomes(actual, expected)
 
