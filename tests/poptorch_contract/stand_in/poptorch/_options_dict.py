@@ -19,7 +19,7 @@ class OptionCall(NamedTuple):
 
 CALLS: List[OptionCall] = []
 _depth = [0]
-_READERS = {"toDict", "clone", "defaultOutputMode", "exists"}
+_READERS = {"toDict", "clone", "defaultOutputMode", "exists", "checkIsFrozen"}
 
 
 class Frozen:
