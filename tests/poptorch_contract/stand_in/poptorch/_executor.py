@@ -99,7 +99,9 @@ class PoplarExecutor(Measurements):
             return
         if not hasattr(self._options._execution_strategy, "place"):
             raise NotImplementedError("the stand-in does not emulate phased execution")
-        _registry.check_free(self)
+        attaches_now = self._options.connection_type == ConnectionType.Always.value
+        if attaches_now:
+            _registry.check_free(self)
         start = time.monotonic()
         layout = Layout(self._options, self._training)
         inputs = Inputs(args, kwargs, layout)
@@ -115,7 +117,7 @@ class PoplarExecutor(Measurements):
         self._rng = self._first_rng()
         self._write_to_cache()
         self._compilation_seconds = time.monotonic() - start
-        if self._options.connection_type == ConnectionType.Always.value:
+        if attaches_now:
             _registry.attach(self)
 
     def _first_rng(self) -> torch.Tensor:
