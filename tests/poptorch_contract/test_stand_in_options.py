@@ -70,7 +70,15 @@ def test_unknown_arguments_do_not_bind(poptorch):
 
 
 def test_names_that_went_or_never_were_do_not_exist(poptorch):
-    gone = ("AnchorMode", "autocast", "experimental", "Compiler", "setOverlapForInput", "set_block", "ConvolutionDithering")
+    gone = (
+        "AnchorMode",
+        "autocast",
+        "experimental",
+        "Compiler",
+        "setOverlapForInput",
+        "set_block",
+        "ConvolutionDithering",
+    )
     assert not [name for name in (*gone, "MultiAnchor", "DistributedDataParallel") if hasattr(poptorch, name)]
     options = poptorch.Options()
     assert not [name for name in ("anchorMode", "gradientAccumulation", "random_seed") if hasattr(options, name)]

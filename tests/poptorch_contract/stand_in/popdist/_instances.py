@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 _PREFIX = "POPDIST_STAND_IN_"
-_TIMEOUT = timedelta(seconds=60)
+_TIMEOUT = timedelta(seconds=120)
 
 
 def is_set() -> bool:
