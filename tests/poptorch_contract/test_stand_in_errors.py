@@ -56,7 +56,7 @@ def test_a_wrapped_model_has_to_be_destroyed_first(poptorch):
 
 
 def test_options_are_options(poptorch):
-    with pytest.raises(poptorch.Error, match="poptorch.Options"):
+    with pytest.raises(poptorch.Error, match=r"poptorch\.Options"):
         poptorch.inferenceModel(nn.Linear(2, 2), {"deviceIterations": 2})
 
 

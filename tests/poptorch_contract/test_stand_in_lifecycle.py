@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -180,6 +185,18 @@ def test_compiling_again_only_warns(poptorch):
     assert executor.compilationTime().total_seconds() >= 0
 
 
+def test_a_device_on_demand_is_attached_by_the_first_call(poptorch):
+    first, second = Classifier(), Classifier()
+    options = poptorch.Options().connectionType(poptorch.ConnectionType.OnDemand)
+    executor, other = poptorch.inferenceModel(first, options), poptorch.inferenceModel(second)
+    executor.compile(X)
+    assert not executor.isAttachedToDevice()
+    other.compile(X)
+    other.detachFromDevice()
+    executor(X)
+    assert executor.isAttachedToDevice()
+
+
 def test_hardware_is_there_when_a_test_says_so(poptorch, monkeypatch):
     assert not poptorch.ipuHardwareIsAvailable()
     monkeypatch.setenv("POPTORCH_STAND_IN_HARDWARE", "1")
@@ -191,6 +208,19 @@ def test_executors_are_remembered_until_reset(poptorch):
     assert poptorch.stand_in.executors() == [executor]
     poptorch.stand_in.reset()
     assert poptorch.stand_in.executors() == []
+
+
+def test_a_process_can_leave_its_reports_behind(tmp_path, stand_in_path):
+    script = (
+        "import poptorch, torch; o = poptorch.Options().deviceIterations(2);"
+        "poptorch.inferenceModel(torch.nn.Linear(2, 2), o)(torch.ones(2, 2))"
+    )
+    path = tmp_path / "report.json"
+    environment = {**os.environ, "PYTHONPATH": stand_in_path, "POPTORCH_STAND_IN_REPORT": str(path)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    found = json.loads(path.read_text())
+    assert found["executors"][0]["ipu_of_parameter"] == {"weight": 0, "bias": 0}
+    assert [call["name"] for call in found["option_calls"]] == ["Options", "deviceIterations"]
 
 
 def test_loaders_give_the_rows_of_a_call_and_each_process_its_part(poptorch):

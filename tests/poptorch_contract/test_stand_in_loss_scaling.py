@@ -88,6 +88,17 @@ def test_the_scale_can_be_anchored(poptorch):
     assert executor.getAnchoredTensor("scale") == 8
 
 
+def test_the_update_period_goes_on_after_a_restored_state(poptorch):
+    executor, optimizer = scaled_executor(poptorch, period=2)
+    run(executor, 1, 1)
+    state = optimizer.state_dict()
+    poptorch.stand_in.reset()
+    again, other = scaled_executor(poptorch, period=2)
+    other.load_state_dict(state)
+    run(again, 1, 3)
+    assert poptorch.stand_in.report(again).loss_scales == [20, 20, 40]
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_is_between_0_and_1(poptorch, share):
     executor, _ = scaled_executor(poptorch, thresholdUpperCountProportion=share)
