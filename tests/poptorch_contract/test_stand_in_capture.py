@@ -14,6 +14,12 @@ from tests.poptorch_contract.models import Calls, Classifier, batch, options_for
 X = torch.rand(4, 4)
 
 
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+
 def inference(poptorch, forward, **modules):
     return poptorch.inferenceModel(Calls(forward, **modules))
 
@@ -99,6 +105,8 @@ def test_indexing_assignment_and_loops_over_tensors_are_captured(poptorch):
         lambda m, x: x * len([value for value in x.tolist() if value]),
         lambda m, x: x.cpu(),
         lambda m, x: x.to("cpu"),
+        lambda m, x: x.to(torch.device("cpu")),
+        lambda m, x: Doubled.apply(x),
         lambda m, x: torch.from_numpy(x.numpy()),
         lambda m, x: torch.from_numpy(np.asarray(x)),
         lambda m, x: F.layer_norm(x, (4,)),
@@ -114,6 +122,16 @@ def test_what_poptorch_lacks_is_refused(poptorch, forward):
     with pytest.raises(poptorch.Error):
         executor(X)
     assert not executor.isCompiled()
+
+
+def test_forward_sees_its_tensors_on_an_ipu(poptorch):
+    def forward(module, x):
+        assert (x.device.type, x.is_cpu) == ("ipu", False)
+        return x.to(x.device) + torch.ones(4, device=x.device) + torch.zeros_like(x, device="ipu")
+
+    executor = inference(poptorch, forward)
+    assert torch.equal(executor(X), X + 1)
+    assert executor(X).device.type == "cpu"
 
 
 def test_checkpoint_by_name_is_refused_and_whole_again_after(poptorch):
