@@ -10,6 +10,7 @@ from typing import Any
 from poptorch import enums, optim, stand_in
 from poptorch._api import CLASSES, checked
 from poptorch._blocks import BeginBlock, Block, BlockFunction, Walk, removeBlocks
+from poptorch._data import AsynchronousDataAccessor, DataLoader
 from poptorch._errors import ConfigFileError, Error, RecoverableError, UnrecoverableError, createPoptorchError
 from poptorch._executor import PoplarExecutor
 from poptorch._strategies import (

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from poptorch._arithmetic import compute, each_tensor
 from poptorch._blocks import Place, Walk
 from poptorch._errors import Error
-from poptorch._unsupported import no_torch_checkpoint, refuse_op
+from poptorch._unsupported import no_backward_of_ones_own, refuse_op
 
 
 class Slot(int):
@@ -50,6 +50,11 @@ class Program(NamedTuple):
     num_dims: List[int]
 
 
+# While it is captured, a forward sees its tensors on an IPU.
+_IPU = torch.device("ipu", 0)
+_ON_DEVICE = {"device.__get__": _IPU, "is_cpu.__get__": False, "is_ipu.__get__": True, "get_device": 0}
+
+
 class _Recorder(TorchFunctionMode):
     def __init__(self, walk: Walk) -> None:
         super().__init__()
@@ -74,6 +79,9 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = _name(func)
         refuse_op(name, args, kwargs)
+        if name in _ON_DEVICE:
+            return _ON_DEVICE[name]
+        args, kwargs = _without_device((tuple(args), kwargs))
         if name == "__iter__":
             return iter(self._record("unbind", torch.Tensor.unbind, args, kwargs))
         return self._record(name, func, args, kwargs)
@@ -95,6 +103,17 @@ class _Recorder(TorchFunctionMode):
         return result
 
 
+def _without_device(value: Any) -> Any:
+    """Arguments of a call with the CPU, which computes here, in the place of an IPU."""
+    if isinstance(value, (str, torch.device)):
+        return torch.device("cpu") if str(value).split(":")[0] == "ipu" else value
+    if type(value) in (tuple, list):
+        return type(value)(_without_device(part) for part in value)
+    if type(value) is dict:
+        return {key: _without_device(part) for key, part in value.items()}
+    return value
+
+
 def _name(func: Any) -> str:
     name = getattr(func, "__name__", "")
     if name in ("__get__", "__set__"):
@@ -105,7 +124,7 @@ def _name(func: Any) -> str:
 def capture(model: torch.nn.Module, strategy: Any, args: Any, kwargs: Any, training: bool) -> Program:
     """The program of model(*args, **kwargs), all tensors of which are of one micro-batch."""
     recorder = _Recorder(Walk(strategy))
-    with _as_on_device(model), torch.random.fork_rng(devices=[]), no_torch_checkpoint():
+    with _as_on_device(model), torch.random.fork_rng(devices=[]), no_backward_of_ones_own():
         tensors = named_tensors(model)
         model_slots = {name: int(recorder.new_slot(tensor)) for name, tensor in tensors.items()}
         before = {name: tensor.detach().clone() for name, tensor in tensors.items()}

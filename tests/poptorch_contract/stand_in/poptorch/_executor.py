@@ -13,9 +13,8 @@ import json
 import os
 import time
 import warnings
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -26,7 +25,9 @@ from poptorch._capture import Program, capture, filled, run
 from poptorch._errors import Error
 from poptorch._layout import Inputs, Layout, Position, is_offline, tensors_of
 from poptorch._limits import check_limits
+from poptorch._measurements import Measurements
 from poptorch._optimizer_values import convert
+from poptorch._outputs import slots_in, without_backward
 from poptorch._training import Training
 from poptorch._unsupported import refuse_model
 from poptorch._weights import DeviceWeights
@@ -39,7 +40,7 @@ _SYNCED = ("state_dict", "parameters", "named_parameters", "buffers", "named_buf
 
 
 @enforced("poptorch.PoplarExecutor")
-class PoplarExecutor:
+class PoplarExecutor(Measurements):
     """See the module. Names that it does not have are the user's model's."""
 
     def __init__(
@@ -66,7 +67,6 @@ class PoplarExecutor:
             convert(self._optimizer)
         self._program: Optional[Program] = None
         self._is_destroyed = False
-        self._compilation_seconds = 0.0
         self._rng = torch.Generator().get_state()
         self.stand_in_calls = 0
         _registry.add(self)
@@ -99,13 +99,15 @@ class PoplarExecutor:
             return
         if not hasattr(self._options._execution_strategy, "place"):
             raise NotImplementedError("the stand-in does not emulate phased execution")
-        _registry.check_free(self)
+        attaches_now = self._options.connection_type == ConnectionType.Always.value
+        if attaches_now:
+            _registry.check_free(self)
         start = time.monotonic()
         layout = Layout(self._options, self._training)
         inputs = Inputs(args, kwargs, layout)
         first = inputs.micro_batch(args, kwargs, (0, 0, 0))
         program = capture(self._model, self._options._execution_strategy, *first, self._training)
-        _check_output(program.output)
+        self._output_slots = slots_in(program.output)
         self._num_ipus = check_limits(program, self._options, self._training)
         self._weights = DeviceWeights(self._model, layout.replicas)
         if self._training:
@@ -115,7 +117,7 @@ class PoplarExecutor:
         self._rng = self._first_rng()
         self._write_to_cache()
         self._compilation_seconds = time.monotonic() - start
-        if self._options.connection_type == ConnectionType.Always.value:
+        if attaches_now:
             _registry.attach(self)
 
     def _first_rng(self) -> torch.Tensor:
@@ -143,10 +145,6 @@ class PoplarExecutor:
     def isCompiled(self) -> bool:
         return self._program is not None
 
-    def compilationTime(self) -> timedelta:
-        self._check_compiled()
-        return timedelta(seconds=self._compilation_seconds)
-
     # Running
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -158,10 +156,9 @@ class PoplarExecutor:
         if not self.isAttachedToDevice():
             self._attach_for_call()
         outputs: Dict[int, Dict[Position, torch.Tensor]] = {}
-        slots = tensors_in(self._program.output)
 
         def keep(position: Position, values: List[Any]) -> None:
-            for slot in slots:
+            for slot in self._output_slots:
                 outputs.setdefault(slot, {})[position] = values[slot].detach().clone()
 
         with torch.random.fork_rng(devices=[]):
@@ -171,7 +168,7 @@ class PoplarExecutor:
         self.stand_in_calls += 1
         self._keep_anchors()
         result = filled(self._program.output, {slot: self._layout.joined(parts) for slot, parts in outputs.items()})
-        return each_tensor(_without_backward, result) if self._training else result
+        return each_tensor(without_backward, result) if self._training else result
 
     def _attach_for_call(self) -> None:
         on_demand = self._options.connection_type == ConnectionType.OnDemand.value
@@ -202,26 +199,6 @@ class PoplarExecutor:
     def getTensorNames(self) -> List[str]:
         self._check_compiled()
         return [*self._program.model_slots, *(["finalLossScale"] if self._training else [])]
-
-    def cycleCount(self) -> int:
-        self._check_compiled()
-        return 0
-
-    def _latency(self) -> Tuple[float, float, float]:
-        self._check_compiled()
-        return (0.0, 0.0, 0.0)
-
-    def getLatency(self) -> Tuple[float, float, float]:
-        return self._latency()
-
-    def getHostIpuLatency(self) -> Tuple[float, float, float]:
-        return self._latency()
-
-    def getComputeLatency(self) -> Tuple[float, float, float]:
-        return self._latency()
-
-    def getIpuHostLatency(self) -> Tuple[float, float, float]:
-        return self._latency()
 
     @property
     def rng_state(self) -> List[int]:
@@ -306,27 +283,3 @@ class PoplarExecutor:
 
 
 CLASSES["PoplarExecutor"] = PoplarExecutor
-
-
-def tensors_in(output: Any) -> List[int]:
-    """The slots in what forward returned."""
-    if isinstance(output, int):
-        return [output]
-    parts = output.values() if isinstance(output, dict) else output
-    return sorted({slot for part in parts for slot in tensors_in(part)})
-
-
-def _check_output(output: Any) -> None:
-    if isinstance(output, (tuple, list, dict)):
-        for part in output.values() if isinstance(output, dict) else output:
-            _check_output(part)
-    elif type(output).__name__ != "Slot":
-        raise Error(f"forward returned a {type(output).__name__}: all outputs must be tensors")
-
-
-def _without_backward(tensor: torch.Tensor) -> torch.Tensor:
-    def backward(*args: Any, **kwargs: Any) -> None:
-        raise Error("backward() can not be called: trainingModel runs the backward pass and the update by itself")
-
-    tensor.backward = backward  # type: ignore[method-assign]
-    return tensor

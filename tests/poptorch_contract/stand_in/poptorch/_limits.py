@@ -28,6 +28,8 @@ def check_limits(program: Program, options: Any, training: bool) -> int:
             f"The buffers {sorted(program.updated_buffers)} are updated in the forward pass with a replication factor "
             "greater than 1: call poptorch.Options().broadcastBuffers(False), and each replica keeps its own."
         )
+    if hasattr(options, "_check_ipus"):
+        options._check_ipus(program.walk.num_ipus)
     return _reserved_ipus(program.walk.num_ipus * options.replication_factor, options)
 
 
@@ -58,6 +60,8 @@ def _check_settings(options: Any) -> None:
         raise Error("MeanReductionStrategy.PostAndLoss is unknown to PopART")
     if popart.get("enableEngineCaching") and uses_ipu_model(options):
         raise Error("the executable cache does not work with the IPU Model")
+    if options.exists("ipu_version") and uses_ipu_model(options):
+        raise Error("useOfflineIpuTarget does not work with the IPU Model")
     share = popart.get("automaticLossScalingSettings.thresholdUpperCountProportion", 0.0)
     if not 0.0 <= share <= 1.0:
         raise Error(f"thresholdUpperCountProportion is {share}, not in [0, 1]")

@@ -36,7 +36,6 @@ class LossScaling:
         self._period = given["updatePeriod"]
         self._options = options
         self._factors = (facts["factor_down"], facts["factor_up"])
-        self._num_updates = 0
         self._counts = torch.zeros(2)  # lower, upper
         self.slots = tracked_slots(program)
         if given["gradientTensorTrackingMethod"] == 2:
@@ -44,9 +43,9 @@ class LossScaling:
         if not self.slots and not any(weight.dtype == torch.float16 for weight in weights.values()):
             raise Error(_NONE_FOUND)
 
-    def count(self, grads: List[Optional[torch.Tensor]]) -> None:
+    def count(self, optimizer: Any, grads: List[Optional[torch.Tensor]]) -> None:
         """Gradients of one micro-batch, still scaled."""
-        if self._num_updates % self._period:
+        if optimizer.num_scaled_updates % self._period:
             return
         for grad in grads:
             if grad is not None and grad.dtype == torch.float16:
@@ -54,13 +53,13 @@ class LossScaling:
                 self._counts += torch.tensor([lower, grad.numel() - lower])
 
     def update(self, optimizer: Any) -> None:
-        if self._num_updates % self._period == 0:
+        if optimizer.num_scaled_updates % self._period == 0:
             _instances.add_up(self._options, [self._counts])
             lower, upper = self._counts.tolist()
             down, up = self._factors
             optimizer.multiply_factor(down if upper > self._most_upper_per_lower * lower else up)
             self._counts.zero_()
-        self._num_updates += 1
+        optimizer.count_scaled_update()
 
 
 def tracked_slots(program: Program) -> List[int]:

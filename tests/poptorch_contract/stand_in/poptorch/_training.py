@@ -55,7 +55,7 @@ class Training:
         seed = torch.full_like(loss, scale)
         grads = torch.autograd.grad(loss, weights + tracked, seed, allow_unused=True)
         if self._scaling:
-            self._scaling.count(list(grads))
+            self._scaling.count(self.optimizer, list(grads))
         return dict(zip(self._trained, grads))
 
     def _update(self, sums: List[_Accumulator]) -> None:

@@ -31,7 +31,7 @@ def refuse_op(name: str, args: Any, kwargs: Any) -> None:
     """poptorch.Error for an op that PopTorch lacks, or one used in a way that it lacks."""
     if name in _REASONS:
         raise Error(f"{name}: {_REASONS[name]}")
-    if name == "to" and "cpu" in (*args, *kwargs.values()):
+    if name == "to" and any(_is_cpu(value) for value in (*args, *kwargs.values())):
         raise Error(f"to: {_NO_VALUE}")
     if name in ("__getitem__", "__setitem__") and _has_mask(args[1]):
         raise Error(f"{name} with a mask: {_NO_SHAPE}")
@@ -39,6 +39,10 @@ def refuse_op(name: str, args: Any, kwargs: Any) -> None:
         raise Error(f"{name}: norm layers need affine=True")
     if name in ("cross_entropy", "nll_loss") and (args[2:3] or (kwargs.get("weight"),))[0] is not None:
         raise Error(f"{name}: weight= is not supported by PopTorch")
+
+
+def _is_cpu(value: Any) -> bool:
+    return value in ("cpu", torch.device("cpu")) if isinstance(value, (str, torch.device)) else False
 
 
 def _has_mask(index: Any) -> bool:
@@ -59,25 +63,34 @@ def refuse_model(model: torch.nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def no_torch_checkpoint() -> Iterator[None]:
-    """Inside, torch.utils.checkpoint raises, also where it was imported by name before."""
-    import torch.utils.checkpoint as module
+def no_backward_of_ones_own() -> Iterator[None]:
+    """Inside, autograd functions and torch.utils.checkpoint raise, also where they were imported by name before.
 
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise Error("torch.utils.checkpoint is not supported by PopTorch: use recomputationCheckpoint")
+    Not published of PopTorch's autograd functions: by its design it derives the backward pass from the forward's ops.
+    """
+    import torch.utils.checkpoint as checkpoint
 
-    names = ("_checkpoint_without_reentrant", "_checkpoint_without_reentrant_generator", "checkpoint_sequential")
-    found = {name: getattr(module, name) for name in (*names, "checkpoint") if hasattr(module, name)}
-    apply = module.CheckpointFunction.__dict__.get("apply")
+    function = torch.autograd.Function
+    names = ("checkpoint", "checkpoint_sequential", "_checkpoint_without_reentrant")
+    places = [(checkpoint, name, _refuse_checkpoint) for name in (*names, "_checkpoint_without_reentrant_generator")]
+    places.append((checkpoint.CheckpointFunction, "apply", _refuse_checkpoint))
+    places.append((function, "apply", classmethod(_refuse_function)))
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in places]
     try:
-        for name in found:
-            setattr(module, name, refuse)
-        module.CheckpointFunction.apply = refuse  # type: ignore[method-assign]
+        for owner, name, refuse in places:
+            setattr(owner, name, refuse)
         yield
     finally:
-        for name, function in found.items():
-            setattr(module, name, function)
-        if apply is None:
-            del module.CheckpointFunction.apply
-        else:
-            module.CheckpointFunction.apply = apply  # type: ignore[method-assign]
+        for owner, name, value in before:
+            if value is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
+
+
+def _refuse_checkpoint(*args: Any, **kwargs: Any) -> Any:
+    raise Error("torch.utils.checkpoint is not supported by PopTorch: use recomputationCheckpoint")
+
+
+def _refuse_function(cls: type, *args: Any, **kwargs: Any) -> Any:
+    raise Error(f"{cls.__name__}: the backward of an autograd function would not be used by PopTorch")

@@ -11,6 +11,7 @@ from poptorch._errors import Error
 from poptorch._optimizer_values import Values, check_change, convert
 
 _FACTOR = "lossScaleUpdateFactor"
+_NUM_UPDATES = "lossScaleUpdateCount"  # PopART keeps one, too, under a name that is not known here
 
 
 class DeviceOptimizer:
@@ -24,7 +25,9 @@ class DeviceOptimizer:
         if missing:
             raise Error(f"the optimizer has no parameter {missing[0]!r}, which the model trains")
         self._group = {name: self.values.group_of[id(params[name])] for name in trained}
-        self.state: Dict[str, torch.Tensor] = {_FACTOR: torch.tensor(1.0)} if has_als else {}
+        self.state: Dict[str, torch.Tensor] = {}
+        if has_als:
+            self.state.update({_FACTOR: torch.tensor(1.0), _NUM_UPDATES: torch.tensor(0.0)})
         for name in trained:
             self._create_state(name, params[name])
         self.link(optimizer)
@@ -84,6 +87,14 @@ class DeviceOptimizer:
 
     def multiply_factor(self, by: float) -> None:
         self.state[_FACTOR].mul_(by)
+
+    @property
+    def num_scaled_updates(self) -> int:
+        """Updates under automatic loss scaling, counted on over a restored state."""
+        return int(self.state[_NUM_UPDATES])
+
+    def count_scaled_update(self) -> None:
+        self.state[_NUM_UPDATES].add_(1)
 
     def _of(self, name: str) -> Dict[str, Any]:
         return self.values.groups[self._group[name]]

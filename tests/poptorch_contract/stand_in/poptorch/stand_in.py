@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import json
+import os
 from collections import Counter
-from typing import Any, Dict, List, NamedTuple, Set
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Set, Tuple
 
 from poptorch import _limits, _options_dict, _registry
 
@@ -23,6 +27,7 @@ class Report(NamedTuple):
     calls: int
     loss_scales: List[float]  # one a micro-batch
     options: Dict[str, Any]
+    constants: List[Tuple[int, ...]]  # shapes of tensors that are neither inputs, nor of the model, nor made in forward
 
 
 def report(executor: Any) -> Report:
@@ -44,6 +49,7 @@ def report(executor: Any) -> Report:
         calls=executor.stand_in_calls,
         loss_scales=list(trainer.loss_scales) if trainer else [],
         options=executor.options.toDict(),
+        constants=[tuple(tensor.shape) for tensor in program.constants.values()],
     )
 
 
@@ -61,3 +67,22 @@ def reset() -> None:
     """Forgets executors, the attached device and the log of options."""
     _registry.reset()
     _options_dict.CALLS.clear()
+
+
+def _write_reports(path: Path) -> None:
+    reports = [
+        {"kind": "training" if executor._training else "inference", **report(executor)._asdict()}
+        for executor in executors()
+        if executor.isCompiled()
+    ]
+    calls = [call._asdict() for call in option_calls()]
+    path.write_text(json.dumps({"executors": reports, "option_calls": calls}, default=_as_text, indent=1))
+
+
+def _as_text(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)
+
+
+# For processes that a test starts: what they did is in this file once they have ended.
+if "POPTORCH_STAND_IN_REPORT" in os.environ:
+    atexit.register(_write_reports, Path(os.environ["POPTORCH_STAND_IN_REPORT"]))
