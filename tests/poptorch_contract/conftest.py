@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
+import ipu_options
+
 STAND_IN = str(Path(__file__).parent / "stand_in")
 _PACKAGES = ("poptorch", "popdist", "horovod")
+_THEIR_USERS = ("runtime.ipu", "runtime.ipu_model", "runtime.ipu_optimizer", "runtime.ipu_instances")
 
 
 def _forget() -> None:
     for name in list(sys.modules):
-        if name.split(".")[0] in _PACKAGES:
+        if name.split(".")[0] in _PACKAGES or name in _THEIR_USERS:
             del sys.modules[name]
+    ipu_options.poprun.cache_clear()
 
 
 @pytest.fixture(autouse=True, scope="module")

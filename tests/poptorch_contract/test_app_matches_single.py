@@ -23,13 +23,14 @@ PLANS = [[2], [1, 1], [0, 1, 1, 0]]
 def test_twenty_updates_give_the_weights_of_the_single_device(
     tmp_path: Any, layers: List[int], iterations: int, replicas: int, reduction: str
 ) -> None:
+    accumulation = 2 * len(layers)  # the fewest are one less
     keys: Dict[str, Any] = {
         "layers_per_ipu": layers,
-        "gradient_accumulation": 7,
+        "gradient_accumulation": accumulation,
         "device_iterations": iterations,
         "replication_factor": replicas,
         "reduction_type": reduction,
-        "learning_rate": RATE if reduction == "mean" else RATE / (7 * replicas),
+        "learning_rate": RATE if reduction == "mean" else RATE / (accumulation * replicas),
     }
     assert_same(tmp_path, keys, UPDATES // iterations)
 
@@ -38,7 +39,10 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("Adam", {"optimizer": "Adam", "learning_rate": 1e-3, "weight_decay": 0.1, "adam_eps": 1e-3}),
     ("AdamW", {"optimizer": "AdamW", "learning_rate": 1e-3, "weight_decay": 0.1, "adam_eps": 1e-3}),
     ("LAMB", {"optimizer": "LAMB", "learning_rate": 1e-3, "weight_decay": 0.1, "adam_eps": 1e-3}),
-    ("LAMB, a cap", {"optimizer": "LAMB", "learning_rate": 1e-3, "adam_eps": 1e-3, "max_norm": 0.5, "max_norm_bias": 0.5}),
+    (
+        "LAMB, a cap",
+        {"optimizer": "LAMB", "learning_rate": 1e-3, "adam_eps": 1e-3, "max_norm": 0.5, "max_norm_bias": 0.5},
+    ),
     (
         "LAMB, without bias correction",
         {"optimizer": "LAMB", "learning_rate": 1e-3, "adam_eps": 1e-3, "bias_correction": False},
