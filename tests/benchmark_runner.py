@@ -100,9 +100,9 @@ def _of_entry(name: str, entry: Mapping[str, Any], folder: Path) -> Iterator[str
             yield f"{name}: env {variable} is not a string"
     if "timeout" in entry and not isinstance(entry["timeout"], int):
         yield f"{name}: timeout is not a number of seconds"
-    if any(metric.get("reduction_type", "mean") != "mean" for metric in entry.get("data", {}).values()):
-        if entry.get("derived"):
-            yield f"{name}: the runner crashes over derived figures beside any that is no mean"
+    kinds = {metric.get("reduction_type", "mean") for metric in entry.get("data", {}).values()}
+    if entry.get("derived") and kinds - {"mean"}:
+        yield f"{name}: the runner crashes over derived figures beside any that is no mean"
     for metric, about in entry.get("data", {}).items():
         yield from (f"{name}: {problem}" for problem in _of_metric(metric, about))
     yield from _of_parameters(name, entry.get("parameters", {}))
