@@ -1,4 +1,4 @@
-"""The rules of the public examples_utils benchmark runner (v3.2 to v3.4.1), as far as a spec of ours needs them: which commands
+"""The rules of the public examples_utils benchmark runner (v3.2 to v3.4), as far as a spec of ours needs them: which commands
 it makes of a spec, and which figures it takes from what they print. Written from its documented behaviour; the runner
 itself needs a Graphcore SDK's environment.
 """
