@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 import launch
-from config import load_config
+from config import Config, load_config
 from config_files import ConfigLoader
 from tests import benchmark_runner as runner
 
@@ -86,6 +87,11 @@ def command_of(variant: str, **options: Any) -> Tuple[str, List[str]]:
     return Path(script).stem, flags
 
 
+@functools.lru_cache(None)
+def config_of(variant: str) -> Config:
+    return load_config(*command_of(variant))
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Callable[..., Tuple[str, str, int]]:
     """Runs a command in an empty folder and without a network; gives its two streams and its exit code."""
@@ -140,18 +146,14 @@ def test_a_broken_rule_is_found(change: Dict[str, Any], problem: str) -> None:
 
 
 def test_the_apps_names_are_all_there_and_run_what_they_ran() -> None:
-    found = {}
-    for name in APP:
-        command, flags = command_of(name)
-        config = load_config(command, flags)
-        found[name] = (command, config.config, config.dataset)
-    assert found == APP
+    configs = {name: config_of(name) for name in APP}
+    assert {name: (config.command, config.config, config.dataset) for name, config in configs.items()} == APP
 
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_only_real_data_asks_for_a_folder_of_data_sets(name: str) -> None:
     entry = ENTRIES[name]
-    configs = [load_config(*command_of(variant)) for variant in runner.variants(name, entry)]
+    configs = [config_of(variant) for variant in runner.variants(name, entry)]
     assert runner.needs_datasets_dir(name, entry) == any(c.dataset == "imagenet1k" for c in configs)
     assert ("gen" in name) == all(c.dataset == "generated" for c in configs)
 
@@ -161,13 +163,17 @@ def test_runs_to_the_end_are_those_that_must_be_named() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("allow_wandb", [False, True])
-def test_every_command_parses(variant: str, allow_wandb: bool) -> None:
-    command, flags = command_of(variant, allow_wandb=allow_wandb)
-    config = load_config(command, flags)
-    assert config.wandb == (allow_wandb and "real" in variant)
+def test_every_command_parses_and_no_flag_stands_twice(variant: str) -> None:
+    assert not config_of(variant).wandb
+    _, flags = command_of(variant, allow_wandb=True)
     names = [flag.split("=")[0] for flag in flags if flag.startswith("--")]
-    assert len(names) == len(set(names)), "a flag is given twice"
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("name", [name for name in APP if "real" in name])
+def test_runs_on_real_data_report_to_wandb_where_the_runner_lets_them(name: str) -> None:
+    config = load_config(*command_of(name, allow_wandb=True))
+    assert (config.wandb, config.wandb_project_name, config.wandb_run_name) == (True, "torch-vit", name)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -179,7 +185,7 @@ def test_every_variable_of_a_command_is_set(variant: str) -> None:
 
 
 def test_a_cache_of_programs_goes_to_the_folder_that_the_environment_names() -> None:
-    assert load_config(*command_of("pytorch_vit_finetune_gen_pod16")).executable_cache_dir == "./pt_cache/"
+    assert config_of("pytorch_vit_finetune_gen_pod16").executable_cache_dir == "./pt_cache/"
 
 
 def test_poprun_gets_its_own_arguments() -> None:
