@@ -21,7 +21,7 @@ def step_line(record: StepRecord) -> str:
         f" Lr: {learning_rate(record.learning_rate)}"
         f" loss: {record.loss:.3f}"
         f" accuracy: {record.accuracy:.3f}"
-        f" throughput: {record.images_per_second:.1f} samples/sec"
+        f" throughput: {record.images_per_second:.{1 if record.images_per_second >= 10 else 3}f} samples/sec"
         f" Mean step duration: {record.step_seconds:.3f} seconds"
         f" Mean data consumption ratio: {data_wait_share(record):.3f}"
         f"{f' Loss scale: {record.loss_scale:g}' if record.loss_scale != 1.0 else ''}"

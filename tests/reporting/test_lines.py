@@ -66,6 +66,11 @@ def test_small_learning_rates_keep_their_digits(step_record):
     assert " Lr: 0.000000 " in step_line(step_record(learning_rate=0.0))
 
 
+@pytest.mark.parametrize(("rate", "text"), [(0.0414, "0.041"), (9.87654, "9.877"), (10.04, "10.0"), (7615.3, "7615.3")])
+def test_small_throughputs_keep_their_digits(step_record, rate, text):
+    assert f" throughput: {text} samples/sec " in step_line(step_record(images_per_second=rate))
+
+
 def test_step_without_duration_has_no_data_wait(step_record):
     assert step_line(step_record(step_seconds=0.0, data_wait_seconds=0.0)).endswith("ratio: 0.000")
 
