@@ -24,7 +24,7 @@ def _forget() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _stand_in_on_path():
-    # One test file, not the session: tests elsewhere must find no PopTorch.
+    # For one test file, not the whole run: tests elsewhere must find no PopTorch.
     _forget()
     sys.path.insert(0, STAND_IN)
     yield

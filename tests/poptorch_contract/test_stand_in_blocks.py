@@ -134,6 +134,15 @@ def test_checkpoints_are_counted_where_they_lie(poptorch):
     assert compiled(poptorch, Calls(forward)).checkpoints == {0: 1, 1: 2}
 
 
+def test_a_parameter_is_seen_wherever_it_is_used(poptorch):
+    def forward(module, x):
+        x = x * module.weight.to(x.dtype)
+        poptorch.Block.start("b", 1)
+        return x + module.weight.to(x.dtype)
+
+    assert compiled(poptorch, Calls(forward)).ipus_of_parameter["weight"] == {0, 1}
+
+
 def test_sharded_execution_has_no_pipeline_to_fill(poptorch):
     model = layers(2)
     poptorch.BeginBlock(model[1], ipu_id=1)

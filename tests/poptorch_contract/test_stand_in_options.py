@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +70,26 @@ def test_unknown_arguments_do_not_bind(poptorch):
         poptorch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, first_order_momentum_accum_type=torch.float16)
     with pytest.raises(TypeError):
         poptorch.BeginBlock(torch.nn.Identity(), "a", 0, 1)
+
+
+def test_every_listed_name_is_there_with_its_signature(poptorch):
+    symbols = json.loads((Path(__file__).parent / "poptorch_api.json").read_text())["symbols"]
+    missing = [symbol for symbol in symbols if not _find(poptorch, symbol)]
+    # Bases that nobody names.
+    assert missing == ["poptorch.options._IPhasedExecution"]
+    for symbol, facts in symbols.items():
+        owner = _find(poptorch, symbol)
+        assert not [name for name in facts.get("methods", {}) if owner and not hasattr(owner, name)], symbol
+
+
+def _find(poptorch, symbol):
+    module, _, name = symbol.rpartition(".")
+    owner = {
+        "poptorch": poptorch,
+        "poptorch.optim": poptorch.optim,
+        "poptorch.options": sys.modules["poptorch.options"],
+    }
+    return getattr(owner[module], name, None)
 
 
 def test_names_that_went_or_never_were_do_not_exist(poptorch):

@@ -98,7 +98,9 @@ class _Recorder(TorchFunctionMode):
         tensors: List[torch.Tensor] = []
         each_tensor(tensors.append, result)
         if tensors or name == "__setitem__":
-            outputs = [int(self.new_slot(tensor)) for tensor in tensors]
+            # An op in place, or one that has nothing to do, returns what it was given.
+            outputs = [int(self._slot_of.get(id(tensor), -1)) for tensor in tensors]
+            outputs = [int(self.new_slot(tensor)) if slot < 0 else slot for slot, tensor in zip(outputs, tensors)]
             self.ops.append(Op(name, func, *slotted, inputs, outputs, self.walk.place, torch.is_grad_enabled()))
         return result
 

@@ -52,7 +52,7 @@ class Training:
         self.loss_scales.append(scale)
         weights = [self._weights.params[name] for name in self._trained]
         tracked = [values[slot] for slot in self._scaling.slots if values[slot].requires_grad] if self._scaling else []
-        seed = torch.full_like(loss, scale)
+        seed = torch.full_like(loss, scale, dtype=torch.float32).to(loss.dtype)  # in fp16, it may be inf
         grads = torch.autograd.grad(loss, weights + tracked, seed, allow_unused=True)
         if self._scaling:
             self._scaling.count(self.optimizer, list(grads))
