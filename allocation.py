@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, List
 
+from config import RUNTIMES
 from models.architecture import Architecture, architecture_of, count_forward_flops, count_parameters
 from models.stages import Stage, plan_stages
 from reporting.tables import table
@@ -35,7 +36,7 @@ def allocation_table(config: Config, placement: Placement) -> str:
 def plan_text(config: Config, placement: Placement) -> str:
     """What `plan.py` and `--compile-only` print: the resolved config, the table, and what was folded."""
     folding = placement.folding()
-    unused = config.unused(placement.runtime)
+    unused = config.unused(placement.runtime) if placement.runtime in RUNTIMES else []
     lines = [config.to_yaml(), allocation_table(config, placement)]
     lines += [folding] if folding else []
     lines += [f"keys of the config that this run does not use: {', '.join(unused)}"] if unused else []
@@ -54,7 +55,8 @@ def _where(placement: Placement, stage: Stage) -> str:
     part = next(part for part in placement.parts if set(stage.units) <= set(part.units))
     process = part.index % placement.pipeline_size
     ranks = range(process, placement.num_processes, placement.pipeline_size)
-    return f"rank {', '.join(map(str, ranks))}" if len(ranks) <= 4 else f"rank {process} of each replica"
+    word = "IPU" if placement.runtime == "ipu" else "rank"
+    return f"{word} {', '.join(map(str, ranks))}" if len(ranks) <= 4 else f"{word} {process} of each replica"
 
 
 def _sizes(config: Config, placement: Placement) -> str:

@@ -53,7 +53,9 @@ def unit_bytes(arch: Architecture, kept: Kept, unit: str) -> int:
     if unit == "head":  # in float32: tokens, norm, representation, log-probabilities; and the label
         heads, width = arch.num_head_tokens, arch.embed_dim
         return heads * (8 * width + 8 + 4 * (arch.representation_size or 0)) + 4 * arch.num_labels + 8
-    return before_block(arch, kept) + attention_bytes(arch, kept, unit) + between(arch, kept, unit) + mlp(arch, kept, unit)
+    return (
+        before_block(arch, kept) + attention_bytes(arch, kept, unit) + between(arch, kept, unit) + mlp(arch, kept, unit)
+    )
 
 
 def before_block(arch: Architecture, kept: Kept) -> int:
@@ -101,6 +103,14 @@ def waiting_bytes(arch: Architecture, kept: Kept, stage: Stage) -> int:
     return total
 
 
+def weight_copies(arch: Architecture, config: Config, kind: str, stage: Stage) -> int:
+    """16-bit copies of float32 matrices that autocast makes on a GPU for each micro-batch, and that its backward pass needs."""
+    if kind != "gpu" or config.precision not in ("16.32", "bf16.32") or arch.recompute:
+        return 0
+    blocks = len(stage.blocks) * (4 * arch.embed_dim**2 + 2 * arch.embed_dim * arch.mlp_dim)
+    return 2 * (blocks + (arch.patch_values * arch.embed_dim if stage.has_embed else 0))
+
+
 def working_bytes(arch: Architecture, kept: Kept, stage: Stage) -> int:
     """What the backward pass of one image needs besides: the largest block recomputed, and the gradients around its MLP."""
     blocks = [unit for unit in stage.units if unit.startswith("block")]
@@ -137,4 +147,3 @@ def _recomputed(arch: Architecture, kept: Kept, unit: str) -> int:
 def stash_depth(stage: int, num_stages: int) -> int:
     """Micro-batches that PopART keeps of what a stage stashes: its backward pass comes 2 (S - 1 - s) cycles later."""
     return 2 * (num_stages - 1 - stage) + 1
-

@@ -58,7 +58,7 @@ def layout_on(config: Config, machine: Machine, hosts: Optional[int], placement:
             f"--hosts {used}: {placement.num_processes} processes cannot be shared evenly by {used} hosts.\n"
             f"       Give a divisor of {placement.num_processes}."
         )
-    notes = [note for note in (placement.folding(),) if note]
+    notes = []
     if machine.device.kind == "gpu" and placement.num_processes < machine.num_devices:
         notes.append(
             f"{placement.num_processes} of {machine.num_devices} GPUs are used: the config has "
@@ -122,7 +122,9 @@ def _ipu_notes(config: Config, machine: Machine, placement: Placement) -> List[s
     if rounded != used:
         notes.append(f"{used} IPUs are computed with, {rounded} are taken: PopTorch rounds up to a power of two")
     if rounded < all_of_them:
-        notes.append(f"{used} of the {all_of_them} IPUs of {machine.name} are used{_fuller(config, all_of_them // stages)}")
+        notes.append(
+            f"{used} of the {all_of_them} IPUs of {machine.name} are used{_fuller(config, all_of_them // stages)}"
+        )
     needed = 2 * stages - 1
     if config.trains and stages > 1 and config.gradient_accumulation * placement.folded_replicas < needed:
         notes.append(

@@ -70,9 +70,7 @@ def _interleaved(rank: int, num_processes: int, num_parts: int, micro_batches: i
     return _in_turn(forwards, backwards, warm_up)
 
 
-def simulate(
-    orders: Sequence[Sequence[Action]], forward: Sequence[float], backward: Sequence[float]
-) -> List[Event]:
+def simulate(orders: Sequence[Sequence[Action]], forward: Sequence[float], backward: Sequence[float]) -> List[Event]:
     """Every action as soon as its process is free and what it needs is there. `forward`, `backward`: seconds of each part."""
     last = len(forward) - 1
     ends: Dict[Tuple[str, int, int], float] = {}

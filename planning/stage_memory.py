@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from models.architecture import architecture_of
-from planning.activations import forward_bytes, kept_on, stash_depth, waiting_bytes, working_bytes
+from planning.activations import forward_bytes, kept_on, stash_depth, waiting_bytes, weight_copies, working_bytes
 from planning.layout import Layout
 from planning.memory import WeightMemory, weight_memory
 from planning.parameters import parameter_sizes
@@ -42,7 +42,11 @@ def stage_memories(config: Config, layout: Layout) -> List[StageMemory]:
     batch = config.micro_batch_size
     if not config.trains and placement.runtime == "single":
         batch = max(batch, EVAL_BATCH_SIZE)
-    waiting = [batch * waiting_bytes(arch, kept, part) if config.trains else 0 for part in placement.parts]
+    kind = layout.machine.device.kind
+    waiting = [
+        batch * waiting_bytes(arch, kept, part) + weight_copies(arch, config, kind, part) if config.trains else 0
+        for part in placement.parts
+    ]
     memories = []
     for rank, (in_flight, held) in enumerate(_in_flight(config, layout, waiting)):
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
@@ -83,4 +87,3 @@ def share_of_device(memory: StageMemory, layout: Layout) -> Optional[float]:
         return None
     processes = layout.num_used // layout.hosts if layout.machine.device.kind == "cpu" else 1
     return memory.total / (whole / processes)
-

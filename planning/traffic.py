@@ -62,8 +62,5 @@ def _sharing(config: Config, layout: Layout, count: int) -> int:
 def is_sharded(config: Config, layout: Layout) -> bool:
     """Whether replicas share the optimiser's state."""
     return (
-        config.trains
-        and config.enable_rts
-        and layout.placement.replica_groups > 1
-        and not config.combines_accumulators
+        config.trains and config.enable_rts and layout.placement.replica_groups > 1 and not config.combines_accumulators
     )
