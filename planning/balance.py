@@ -1,4 +1,4 @@
-"""The `layers_per_ipu` with the smallest slowest stage: all ways to cut the blocks are considered, embedding and head included."""
+"""The `layers_per_ipu` with the smallest slowest stage, of all ways to cut the blocks; embedding and head count, too."""
 
 from __future__ import annotations
 

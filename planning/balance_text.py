@@ -21,7 +21,8 @@ def balance_text(config: Config, layout: Layout, hosts: Optional[int]) -> str:
         return "Balance: stages do not run apart on this machine, so that no split is faster than another"
     before, after = balance(config, layout.machine, hosts)
     if after.layers == before.layers:
-        return f"Balance: layers_per_ipu = {list(before.layers)} has the smallest slowest stage that {len(before.layers)} can have"
+        layers = list(before.layers)
+        return f"Balance: layers_per_ipu = {layers} has the smallest slowest stage that {len(layers)} stages can have"
     rows = [["now", *_row(config, before)], ["best", *_row(config, after)]]
     unit = "ms" if before.prediction.images_per_second is not None else "relative"
     headers = ["", "layers_per_ipu", f"slowest stage ({unit})", "idle", "fullest device", "images/s"]

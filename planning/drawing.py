@@ -49,10 +49,10 @@ def timeline(plan: Plan) -> str:
     windows = _windows(prediction.events, prediction.micro_batches)
     bottom = TOP + rows * ROW
     height = bottom + 78
+    size = f'width="{WIDTH}" height="{height}"'
     body = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-        f'font-family="sans-serif" font-size="12" fill="{INK}">',
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12" fill="{INK}">',
+        f'<rect {size} fill="white"/>',
         *_titles(plan, len(windows) > 1),
         *_rows(plan, windows),
     ]

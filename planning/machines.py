@@ -74,8 +74,8 @@ H200 = Device(
     link=450 * GB,  # NVLink 4, one way
     host_link=50 * GB,  # a 400 Gbit/s adapter a GPU
 )
-CPU_EFFICIENCY = 0.75
-CPU_EFFICIENCY_FROM = "of the measured matrix products; the rest of a step takes its time, too"
+CPU_EFFICIENCY = 0.45
+CPU_EFFICIENCY_FROM = "0.30 to 0.51 in four runs on a busy two-core machine; its products are measured before each plan"
 
 MACHINES = {
     "pod16": Machine("pod16", BOW, 16),

@@ -56,7 +56,7 @@ def number_sizes(config: Config) -> NumberSizes:
 
 
 def weight_memory(config: Config, sizes: Mapping[str, int], shards: int, on_ipu: bool) -> WeightMemory:
-    """For the parameters `sizes` of one device; the optimiser's state shared by `shards` replicas, of which the fullest counts."""
+    """For the parameters `sizes` of one device; the optimiser's state is shared by `shards` replicas: the fullest counts."""
     number = number_sizes(config)
     count = sum(sizes.values())
     if not config.trains:

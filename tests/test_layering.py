@@ -22,7 +22,18 @@ LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 ROOMS = (
     *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
-    *("inspection_text", "ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting", "prediction"),
+    *(
+        "inspection_text",
+        "ipu_options",
+        "runtime",
+        "models",
+        "optim",
+        "dataset",
+        "weights",
+        "reporting",
+        "prediction",
+        "planning",
+    ),
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
@@ -60,6 +71,10 @@ MAY_IMPORT = {
     "runtime": (("models", "optim", "optimization", "placement", "machine", "ipu_options"), "runs the model"),
     "ipu_options": (("models.stages", "machine"), "translates a config for PopTorch"),
     "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),
+    "planning": (
+        ("models.architecture", "models.stages", "placement", "machine", "reporting.tables"),
+        "plans for machines that are not here: arithmetic alone, no torch, and nobody's part but plan.py's",
+    ),
     "allocation": (("models", "placement", "reporting.tables"), "prints the plan"),
     "placement": (("models.stages", "machine"), "folds the plan onto what there is, without torch"),
     "optimization": (("optim", "models.stages"), "the optimiser and schedule for a config"),
@@ -91,9 +106,12 @@ ONLY_IN = {
     "waitress": (("prediction.server",), "loaded for predict.py --serve alone"),
     "torch.distributed.pipelining": (("runtime.pipeline",), "newer than the oldest torch that the rest runs on"),
 }
+PLANNING = tuple(
+    f"planning.{path.stem}" for path in sorted((ROOT / "planning").glob("*.py")) if path.stem != "__init__"
+)
 WITHOUT_TORCH = (
     *("config", *PARTS_OF_CONFIG, "errors", "arguments", "seeding", "models.stages", "placement", "launch"),
-    *("predict", "prediction.options"),
+    *("predict", "prediction.options", "plan", *PLANNING),
 )
 
 
