@@ -22,18 +22,8 @@ LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 ROOMS = (
     *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
-    *(
-        "inspection_text",
-        "ipu_options",
-        "runtime",
-        "models",
-        "optim",
-        "dataset",
-        "weights",
-        "reporting",
-        "prediction",
-        "planning",
-    ),
+    *("inspection_text", "ipu_options", "runtime", "models", "optim", "dataset", "weights", "reporting", "prediction"),
+    "planning",
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
