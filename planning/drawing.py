@@ -58,7 +58,9 @@ def timeline(plan: Plan) -> str:
     ]
     for event in prediction.events:
         body += _bar(event, windows, placement.pipeline_size)
-    body += [*_update(rows, windows[-1]), *_axis(plan, windows, bottom), *_legend(plan, bottom + 58), "</svg>"]
+    if plan.config.trains:
+        body += _update(rows, windows[-1])
+    body += [*_axis(plan, windows, bottom), *_legend(plan, bottom + 58), "</svg>"]
     return "\n".join(body) + "\n"
 
 

@@ -192,7 +192,8 @@ def _expectation(plan: Plan) -> List[str]:
         lines[-1] += (
             f", {(device.host_link or 0) / GB:,.0f} between hosts" if layout.hosts > 1 and device.kind == "gpu" else ""
         )
-    lines.append("left out: loading of images, the optimiser's arithmetic, start-up")
+    network = ", the network between hosts" if layout.crosses_hosts and device.kind == "cpu" else ""
+    lines.append(f"left out: loading of images, the optimiser's arithmetic, start-up{network}")
     for figure in figures_for(config, layout):
         note = "; the efficiency is set by it" if figure.sets_efficiency else ""
         lines.append(
