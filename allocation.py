@@ -51,12 +51,11 @@ def _figures(arch: Architecture, stage: Stage, total_flops: int, size: int) -> L
 def _where(placement: Placement, stage: Stage) -> str:
     if placement.runtime == "single":
         return "the one device"
-    if placement.runtime == "ipu":
-        return f"IPU {stage.index} of each replica" if placement.replication_factor > 1 else f"IPU {stage.index}"
     part = next(part for part in placement.parts if set(stage.units) <= set(part.units))
     process = part.index % placement.pipeline_size
-    ranks = range(process, placement.num_processes, placement.pipeline_size)
-    return f"rank {', '.join(map(str, ranks))}" if len(ranks) <= 4 else f"rank {process} of each replica"
+    ranks = range(process, placement.num_devices, placement.pipeline_size)
+    word = "IPU" if placement.runtime == "ipu" else "rank"
+    return f"{word} {', '.join(map(str, ranks))}" if len(ranks) <= 4 else f"{word} {process} of each replica"
 
 
 def _sizes(config: Config, placement: Placement) -> str:

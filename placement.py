@@ -23,21 +23,26 @@ if TYPE_CHECKING:
 class Placement:
     """Which process computes what. Rank = replica group * pipeline size + pipeline rank: a replica's stages are neighbours.
 
-    `parts` are the pieces that the model is cut into, in order: a plan's stages, or neighbours of them merged. Part i belongs
-    to pipeline rank i mod `pipeline_size`; there are more parts than ranks in the interleaved schedule only.
+    On IPUs one process drives all devices, which are numbered as ranks are. `parts` are the pieces that the model is cut into,
+    in order: a plan's stages, or neighbours of them merged. Part i belongs to pipeline rank i mod `pipeline_size`; there are
+    more parts than ranks in the interleaved schedule only.
     """
 
     runtime: str  # "single", "pipeline" or "ipu"
     parts: Tuple[Stage, ...]
-    pipeline_size: int  # processes that share one replica of the model
-    replica_groups: int  # replicas that have processes of their own
+    pipeline_size: int  # processes, or IPUs, that share one replica of the model
+    replica_groups: int  # replicas that have processes, or IPUs, of their own
     replication_factor: int
     planned_stages: int
     too_few_micro_batches: str = ""  # why fewer stages run than are planned, where that is the reason
 
     @property
-    def num_processes(self) -> int:
+    def num_devices(self) -> int:
         return self.pipeline_size * self.replica_groups
+
+    @property
+    def num_processes(self) -> int:
+        return 1 if self.runtime == "ipu" else self.num_devices
 
     @property
     def folded_replicas(self) -> int:
@@ -142,8 +147,13 @@ def place_ipu(config: Config) -> Placement:
         raise UserError(
             "ipu_target = offline compiles for IPUs that are not here, and cannot run.\n       Add --compile-only."
         )
-    stages = plan_stages(config.stage_layers)
-    return Placement("ipu", tuple(stages), 1, 1, config.replication_factor, len(stages))
+    return ipus_for(config, config.replication_factor)
+
+
+def ipus_for(config: Config, replicas: int) -> Placement:
+    """So many replicas on IPUs of their own, an IPU a stage."""
+    stages = tuple(plan_stages(config.stage_layers))
+    return Placement("ipu", stages, len(stages), replicas, config.replication_factor, len(stages))
 
 
 def resolve_runtime(runtime: str, gpus: int, world: Optional[int]) -> str:

@@ -1,25 +1,77 @@
-"""Shows what a config resolves to and how its stages are placed on this machine, without running anything.
+"""Shows what a config resolves to, where its stages run, and what they need and give, without running anything.
 
 python plan.py --config b16_imagenet1k
+python plan.py --config b16_imagenet1k --machine pod16 --balance --timeline timeline.svg
 python plan.py --config b16_imagenet1k --runtime pipeline --num-processes 4
+
+`--help` lists the flags. What each figure means: docs/planning.md.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 import launch
 
+if TYPE_CHECKING:
+    import argparse
+
+    from config import Config
+    from planning.layout import Layout
+
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
+    from planning.options import parse_own_flags, timeline_path
+
+    own, rest = parse_own_flags(sys.argv[1:] if argv is None else argv)
     from allocation import plan_text
     from config import load_config
-    from placement import follow_launcher, place
+    from placement import follow_launcher
 
-    config = follow_launcher(load_config("plan", argv))
-    print(plan_text(config, place(config)))
+    config = shown = follow_launcher(load_config("plan", rest))
+    timeline = timeline_path(own.timeline)
+    if not config.epochs and not config.training_steps:  # a recipe for validation
+        config = follow_launcher(load_config("validation", rest))
+    layout = _layout(config, own)
+
+    from planning.balance_text import balance_text
+    from planning.drawing import draw_timeline
+    from planning.report import make_plan, report, summary
+
+    plan = make_plan(config, layout)
+    if not own.summary:
+        print(plan_text(shown, layout.placement), report(plan), sep="\n\n", end="\n\n")
+        if own.balance:
+            print(balance_text(config, layout, own.hosts), end="\n\n")
+    if timeline is not None:
+        print(draw_timeline(plan, timeline))
+    print(summary(plan))
     return 0
+
+
+def _layout(config: Config, own: argparse.Namespace) -> Layout:
+    """Where the config would run: on the machine that is named, else on this one."""
+    from machine import num_gpus
+    from placement import place
+    from planning.layout import layout_on
+    from planning.machines import named_machine, this_machine
+
+    if own.machine not in (None, "cpu"):
+        return layout_on(config, named_machine(own.machine, own.hosts), own.hosts)
+    measured = None
+    if own.machine == "cpu":
+        from runtime.matmul_speed import measured_matmul_rate
+
+        config = config.model_copy(update={"device": "cpu"})
+        measured = measured_matmul_rate(config)
+    placement = place(config) if own.hosts in (None, 1) else None
+    if placement is not None and placement.runtime == "ipu":
+        return layout_on(
+            config, named_machine("pod16" if placement.num_devices <= 16 else "pod64", own.hosts), own.hosts
+        )
+    machine = this_machine(num_gpus(config.device), own.hosts, measured)
+    return layout_on(config, machine, own.hosts, placement)
 
 
 if __name__ == "__main__":

@@ -23,18 +23,8 @@ RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
     *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
-    *(
-        "inspection_text",
-        "compile_only",
-        *IPU,
-        "runtime",
-        "models",
-        "optim",
-        "dataset",
-        "weights",
-        "reporting",
-        "prediction",
-    ),
+    *("inspection_text", "compile_only", *IPU, "planning", "runtime", "models", "optim"),
+    *("dataset", "weights", "reporting", "prediction"),
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
@@ -74,6 +64,10 @@ MAY_IMPORT = {
     "ipu_options": (("ipu_plan",), "translates a config for PopTorch"),
     "ipu_plan": ((), "what PopTorch would refuse, without PopTorch"),
     "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),
+    "planning": (
+        ("models.architecture", "models.stages", "placement", "ipu_plan", "machine", "reporting.tables"),
+        "plans for machines that are not here: arithmetic alone, no torch, and nobody's part but plan.py's",
+    ),
     "allocation": (("models", "placement", "reporting.tables"), "prints the plan"),
     "placement": (("models.stages", "machine", *IPU), "folds the plan onto what there is, without torch"),
     "optimization": (("optim", "models.stages"), "the optimiser and schedule for a config"),
@@ -106,9 +100,12 @@ ONLY_IN = {
     "waitress": (("prediction.server",), "loaded for predict.py --serve alone"),
     "torch.distributed.pipelining": (("runtime.pipeline",), "newer than the oldest torch that the rest runs on"),
 }
+PLANNING = tuple(
+    f"planning.{path.stem}" for path in sorted((ROOT / "planning").glob("*.py")) if path.stem != "__init__"
+)
 WITHOUT_TORCH = (
     *("config", *PARTS_OF_CONFIG, "errors", "arguments", "seeding", "models.stages", "placement", "launch"),
-    *("predict", "prediction.options", "ipu_plan"),
+    *("predict", "prediction.options", "ipu_plan", "plan", *PLANNING),
 )
 
 

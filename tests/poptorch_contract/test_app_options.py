@@ -1,4 +1,4 @@
-"""What `ipu_options.py` sets: every call that the public app makes, for training and for evaluation, and nothing PopTorch lacks."""
+"""What `ipu_options.py` sets: every call that the public app makes, for training and for evaluation."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_poptorch_would_refuse_it_too(poptorch: Any, tmp_path: Any, monkeypatch:
     monkeypatch.setattr(placement, "check_plan", lambda *arguments: None)
     monkeypatch.setattr("tests.poptorch_contract.outcomes.check_plan", lambda *arguments: None)
     config = small_config(tmp_path, **{**FOUR, "gradient_accumulation": accumulation})
-    with pytest.raises(UserError, match="PopTorch cannot compile this plan: .*pipeline stages"):
+    with pytest.raises(UserError, match=r"PopTorch cannot compile this plan: .*pipeline stages"):
         ipu_runtime(config).prepare(evaluates=False)
 
 
@@ -116,7 +116,7 @@ def test_compile_only_compiles_and_never_runs(poptorch: Any, tmp_path: Any, targ
 def test_poprun_with_other_stages_is_refused(poptorch: Any, tmp_path: Any, monkeypatch: Any) -> None:
     launched = ipu_options.Poprun(0, 2, 2, 4, 0, ipus_per_replica=2)
     monkeypatch.setattr(placement, "poprun", lambda: launched)
-    with pytest.raises(UserError, match="poprun gives a replica 2 IPUs, but .* needs 4"):
+    with pytest.raises(UserError, match=r"poprun gives a replica 2 IPUs, but .* needs 4"):
         placement.follow_launcher(small_config(tmp_path, **FOUR))
 
 

@@ -1,0 +1,1 @@
+"""What a config needs and gives on a machine, here or elsewhere: arithmetic alone, without torch."""

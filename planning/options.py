@@ -1,0 +1,53 @@
+"""Flags of plan.py alone."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+from arguments import Parser
+from errors import UserError, nearest, user_path
+from planning.machines import NAMES
+
+
+def parse_own_flags(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+    """This command's own flags, and all other words. Prints their help where it is asked for; the keys' help follows."""
+    parser = Parser(prog="plan.py", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    own = parser.add_argument_group("what to plan for (flags of plan.py alone)")
+    own.add_argument(
+        "--machine",
+        metavar="NAME",
+        help=f"{', '.join(NAMES)}: plan for it, whatever this machine is; cpu is this one, measured for a second",
+    )
+    own.add_argument("--hosts", metavar="N", type=int, help="hosts that share the work (default: the machine's)")
+    own.add_argument(
+        "--balance", action="store_true", help="look for the layers_per_ipu with the smallest slowest stage"
+    )
+    own.add_argument("--timeline", metavar="FILE.svg", help="draw who computes which micro-batch when")
+    own.add_argument("--summary", action="store_true", help="print the last line alone")
+    given, rest = parser.parse_known_args(list(argv))
+    if "--help" in rest or "-h" in rest:
+        print(parser.format_help())
+        return given, rest
+    if given.hosts is not None and given.hosts < 1:
+        raise UserError(f"--hosts {given.hosts}: give 1 or more.")
+    if given.machine is not None and given.machine not in NAMES:
+        raise UserError(
+            f"--machine {given.machine} is not known.{nearest(given.machine, NAMES)}\n       Give {', '.join(NAMES)}."
+        )
+    return given, rest
+
+
+def timeline_path(name: Optional[str]) -> Optional[Path]:
+    """Where the timeline goes; None for none. Raises UserError where it cannot be written."""
+    if name is None:
+        return None
+    path = user_path(name)
+    if path.suffix.lower() != ".svg":
+        raise UserError(f"--timeline {name}: give a name that ends in .svg.")
+    target = path if path.exists() else path.absolute().parent
+    if path.is_dir() or not os.access(target, os.W_OK):
+        raise UserError(f"--timeline {name} cannot be written in {path.absolute().parent}.\n       Give another.")
+    return path

@@ -1,0 +1,227 @@
+"""A plan in words and tables: devices, memory, traffic, bubble, and what is expected of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, List, Optional
+
+from planning.layout import Layout
+from planning.length import updates_of
+from planning.published import figures_for
+from planning.schedule import makespan
+from planning.stage_memory import StageMemory, fullest, share_of_device, stage_memories
+from planning.throughput import KINDS, Prediction, micro_batches_of, predict, schedule_of
+from planning.traffic import Traffic, traffic_of
+from reporting.tables import table
+
+if TYPE_CHECKING:
+    from config import Config
+
+MIB, GB = 2**20, 1e9
+MOST_REPLICAS = 16  # rows of the device table; of more, the first and the last
+WORDS = {"ipu": "IPU", "gpu": "GPU", "cpu": "process"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is known of a config on a machine."""
+
+    config: Config
+    layout: Layout
+    memories: List[StageMemory]
+    traffic: Traffic
+    prediction: Prediction
+
+
+def make_plan(config: Config, layout: Layout) -> Plan:
+    return Plan(config, layout, stage_memories(config, layout), traffic_of(config, layout), predict(config, layout))
+
+
+def report(plan: Plan) -> str:
+    """All sections but the summary."""
+    sections = [_devices(plan), _memory(plan), _traffic(plan), _time(plan)]
+    return "\n\n".join(sections)
+
+
+def summary(plan: Plan) -> str:
+    """One line."""
+    config, layout = plan.config, plan.layout
+    updates = updates_of(config)
+    index = fullest(plan.memories)
+    where = f"fullest {_stages_of(layout, index)}" if len(plan.memories) > 1 else "all stages on one device"
+    images = plan.prediction.images_per_second
+    batch = (
+        f"global batch {config.global_batch_size:,}" if config.trains else f"micro batch {config.micro_batch_size:,}"
+    )
+    return (
+        f"{config.name}: {_count(layout, layout.num_used)}, {batch}, "
+        f"{'-' if updates is None else f'{updates:,}'} updates, bubble {100 * plan.prediction.bubble:.1f} %, "
+        f"{where}: {_mib(plan.memories[index].total)}, "
+        f"predicted {'-' if images is None else rounded(images)} images/s"
+    )
+
+
+def rounded(images_per_second: float) -> str:
+    """To three figures: more would be a promise."""
+    digits = 3 - len(str(int(images_per_second)))
+    return f"{round(images_per_second, digits):,.{max(0, digits)}f}"
+
+
+def _devices(plan: Plan) -> str:
+    layout, placement = plan.layout, plan.layout.placement
+    machine = layout.machine
+    used = f" on {layout.hosts} host{'s' * (layout.hosts > 1)}"
+    title = f"Devices: {machine.name}, {_count(layout, layout.num_used)}{used}"
+    if machine.device.kind != "cpu":
+        title = f"Devices: {machine.name} ({machine.num_devices} x {machine.device.name}), "
+        title += f"{layout.num_used} used{used}"
+    word = WORDS[machine.device.kind]
+    groups = list(range(placement.replica_groups))
+    if len(groups) > MOST_REPLICAS:
+        groups = groups[: MOST_REPLICAS - 1] + groups[-1:]
+    rows = []
+    for group in groups:
+        numbers = [layout.device(group, process) for process in range(placement.pipeline_size)]
+        hosts = sorted({layout.host(number) for number in numbers})
+        replicas = range(group, placement.replication_factor, placement.replica_groups)
+        named = (
+            [str(r) for r in replicas] if len(replicas) <= 4 else [f"{replicas[0]}, {replicas[1]} .. {replicas[-1]}"]
+        )
+        rows.append([", ".join(named), ", ".join(map(str, hosts)), *(f"{word} {n}" for n in numbers)])
+    if len(groups) < placement.replica_groups:
+        rows.insert(-1, ["..."] * (placement.pipeline_size + 2))
+    columns = [_stages_of(layout, process) for process in range(placement.pipeline_size)]
+    return "\n".join([title, table(["replica", "host", *columns], rows), *layout.notes])
+
+
+def _memory(plan: Plan) -> str:
+    layout, memories = plan.layout, plan.memories
+    whole = layout.machine.device.memory
+    offchip = any(memory.weights.offchip for memory in memories)
+    average = any(memory.weights.average for memory in memories)
+    headers = ["on", "weights", "gradients", "optimiser", *["average"] * average, "waiting", "in flight", "working"]
+    headers += ["all", *["of it"] * bool(whole), *["off the chip"] * offchip, ""]
+    rows = []
+    for process, memory in enumerate(memories):
+        kept, share = memory.weights, share_of_device(memory, layout)
+        row = [_stages_of(layout, process), _mib(kept.weights), _mib(kept.gradients), _mib(kept.state)]
+        row += [_mib(kept.average)] * average
+        row += [_mib(memory.waiting), str(memory.in_flight), _mib(memory.working), _mib(memory.total)]
+        row += [f"{100 * share:.1f} %" if share is not None else ""] * bool(whole)
+        row += [_mib(kept.offchip)] * offchip
+        row.append("<- fullest" if process == fullest(memories) and len(memories) > 1 else "")
+        rows.append(row)
+    has = "" if not whole else f"of {whole / 1e6:,.0f} MB" if whole < GB else f"of {whole / GB:,.0f} GB"
+    place = (
+        f"Memory of a process; each host has {has[3:]}"
+        if layout.machine.device.kind == "cpu"
+        else f"Memory of a device {has}"
+    )
+    title = f"{place.rstrip()}. Waiting: kept for the backward pass, of all micro-batches in flight"
+    lines = [title, table(headers, rows)]
+    if layout.on_ipu:
+        lines.append("not counted: the program and its buffers, often a third of an IPU's memory and more")
+    if any((share_of_device(memory, layout) or 0) > 1 for memory in memories):
+        lines.append("this does not fit: smaller micro-batches, recompute_checkpoint_every_layer, or more stages")
+    return "\n".join(lines)
+
+
+def _traffic(plan: Plan) -> str:
+    config, traffic, placement = plan.config, plan.traffic, plan.layout.placement
+    per = "a weight update" if config.trains else "an evaluation batch"
+    lines = ["Traffic"]
+    if traffic.boundaries:
+        amounts = ", ".join(_mib(amount) for amount in traffic.boundaries)
+        back = ", as much back" if config.trains else ""
+        lines.append(
+            f"between stages, a micro-batch: {amounts} forward{back}; {per} of a replica: {_mib(traffic.per_update)}"
+        )
+    else:
+        lines.append("between stages: none, one device holds all")
+    if max(traffic.reduction):
+        groups = placement.replica_groups
+        lines.append(
+            f"between {groups} replicas, a weight update: up to {_mib(max(traffic.reduction))} of gradients"
+            + (f" and {_mib(max(traffic.sharing))} of weights" if max(traffic.sharing) else "")
+            + " sent by each device"
+        )
+    return "\n".join(lines)
+
+
+def _time(plan: Plan) -> str:
+    config, layout, prediction = plan.config, plan.layout, plan.prediction
+    placement = layout.placement
+    size, count = placement.pipeline_size, len(placement.parts)
+    schedule, micro_batches = schedule_of(config, layout), prediction.micro_batches
+    known = prediction.images_per_second is not None
+    unit, factor = ("ms", 1e3) if known else ("relative", 1 / max(prediction.forward))
+    most = max(a + b for a, b in zip(prediction.forward, prediction.backward))
+    rows = [
+        [part.describe(), f"{a * factor:.2f}", f"{b * factor:.2f}", f"{100 * (a + b) / most:.1f} %"]
+        for part, a, b in zip(placement.parts, prediction.forward, prediction.backward)
+    ]
+    lines = [f"Time of a micro-batch ({unit})", table(["stage", "forward", "backward", "of the slowest"], rows)]
+    formula = f"({size} - 1) / ({'' if count == size else f'{count // size} x '}{micro_batches:,} + {size} - 1)"
+    lines.append(
+        f"bubble, schedule {schedule}: {formula} = {100 * prediction.bubble:.1f} % of equal stages; "
+        f"{100 * prediction.idle:.1f} % idle with these"
+    )
+    return "\n".join([*lines, *_expectation(plan)])
+
+
+def _expectation(plan: Plan) -> List[str]:
+    config, layout, prediction = plan.config, plan.layout, plan.prediction
+    device, kind = layout.machine.device, KINDS[plan.config.precision.split(".")[0]]
+    images = prediction.images_per_second
+    if images is None:
+        if device.kind == "ipu":
+            return [f"predicted images/s: -, as {device.name}s have no {kind}"]
+        return [
+            "predicted images/s: -, as this machine's speed is not known: --machine cpu measures it, others are named by --help"
+        ]
+    seconds = makespan(prediction.events)
+    what = "a weight update" if config.trains else "an evaluation batch"
+    between = f" and {_duration(prediction.update)} between replicas" if prediction.update else ""
+    count = micro_batches_of(config, layout)
+    lines = [
+        f"predicted: {rounded(images)} images/s; {what} of {count:,} micro-batches takes {_duration(seconds)}{between}",
+        f"assumed: {device.peaks[kind] / 1e12:,.4g} TFLOP/s in {kind} x {device.efficiency:.4g} ({device.efficiency_from})",
+    ]
+    if device.link is not None and layout.num_used > 1:
+        lines[-1] += f"; links of {device.link / GB:,.0f} GB/s one way"
+        lines[-1] += (
+            f", {(device.host_link or 0) / GB:,.0f} between hosts" if layout.hosts > 1 and device.kind == "gpu" else ""
+        )
+    network = ", the network between hosts" if layout.crosses_hosts and device.kind == "cpu" else ""
+    lines.append(f"left out: loading of images, the optimiser's arithmetic, start-up{network}")
+    for figure in figures_for(config, layout):
+        note = "; the efficiency is set by it" if figure.sets_efficiency else ""
+        lines.append(
+            f"published: {figure.images_per_second:,.0f} images/s ({figure.what}); "
+            f"predicted / published = {images / figure.images_per_second:.3f}{note}"
+        )
+    return lines
+
+
+def _stages_of(layout: Layout, process: int) -> str:
+    """What a process holds, short."""
+    placement = layout.placement
+    if len(placement.parts) == 1:
+        return "all stages"
+    indices = placement.parts_of(process)
+    word = "stage" if len(indices) == 1 else "stages"
+    return f"{word} {', '.join(map(str, indices))}"
+
+
+def _count(layout: Layout, number: int) -> str:
+    kind = layout.machine.device.kind
+    word = {"ipu": "IPU", "gpu": "GPU", "cpu": "process"}[kind]
+    return f"{number} {word}{('es' if kind == 'cpu' else 's') if number > 1 else ''}"
+
+
+def _mib(number: Optional[float]) -> str:
+    return "-" if number is None else f"{number / MIB:,.1f} MiB" if number < 100 * MIB else f"{number / MIB:,.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.1f} ms"

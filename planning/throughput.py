@@ -1,0 +1,149 @@
+"""Seconds of a micro-batch in each stage, of a weight update, and images a second, from a machine's figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+
+from models.architecture import Architecture, architecture_of, count_forward_flops
+from models.stages import Stage
+from planning.activations import input_bytes, kept_on
+from planning.layout import Layout
+from planning.machines import TERA
+from planning.schedule import Event, bubble, idle_share, makespan, orders_of, simulate, simulate_lockstep
+from planning.traffic import Traffic, traffic_of
+
+if TYPE_CHECKING:
+    from config import Config
+
+KINDS = {"16": "fp16", "bf16": "bf16", "32": "fp32"}  # of numbers that are multiplied, by precision
+EVAL_ROUNDS = 4  # micro-batches of an evaluation batch for each process, as `runtime/pipeline.py`
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations of one image in one part of the model."""
+
+    forward: int
+    backward: int  # with what is computed again
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is expected of a weight update, or of an evaluation batch. Times are relative where no rate is known."""
+
+    forward: List[float]  # seconds of a micro-batch in each part, its input's way to it included
+    backward: List[float]
+    micro_batches: int
+    bubble: float  # of equal stages
+    idle: float  # with these stages
+    update: float  # seconds of reduction and weights
+    events: List[Event]
+    images_per_second: Optional[float]
+
+    @property
+    def seconds(self) -> float:
+        return makespan(self.events) + self.update
+
+
+def work_of(arch: Architecture, stage: Stage, trains: bool) -> Work:
+    """Backward is twice forward, once for the embedding (pixels need no gradient); recomputed blocks cost forward once more."""
+    forward = backward = 0
+    for unit in stage.units:
+        flops = count_forward_flops(arch, unit)
+        again = arch.recompute and unit.startswith("block")
+        forward += flops
+        backward += flops * ((1 if unit == "embed" else 2) + again)
+    return Work(forward, backward if trains else 0)
+
+
+def seconds_of(config: Config, layout: Layout, part: Stage) -> Tuple[float, float]:
+    """Forward and backward of a micro-batch in a part, with the way of its input there and of its gradient back.
+
+    Where the rate is not known it is taken for 1 TFLOP/s: ratios hold all the same.
+    """
+    arch = architecture_of(config)
+    work, rate = work_of(arch, part, config.trains), rate_of(config, layout) or TERA
+    way = 0.0
+    if not part.has_embed:
+        kept = kept_on(layout.machine.device.kind, config, arch)
+        way = _seconds(config.micro_batch_size * input_bytes(arch, kept, part), _link(layout, between_replicas=False))
+    forward = config.micro_batch_size * work.forward / rate + way
+    return forward, config.micro_batch_size * work.backward / rate + way if config.trains else 0.0
+
+
+def predict(config: Config, layout: Layout) -> Prediction:
+    placement = layout.placement
+    size, parts = placement.pipeline_size, placement.parts
+    times = [seconds_of(config, layout, part) for part in parts]
+    forward, backward = [time[0] for time in times], [time[1] for time in times]
+    micro_batches = micro_batches_of(config, layout)
+    events = _events(config, layout, forward, backward, micro_batches)
+    update = _update_seconds(config, layout, traffic_of(config, layout))
+    images = micro_batches * placement.replica_groups * config.micro_batch_size
+    is_known = rate_of(config, layout) is not None
+    return Prediction(
+        forward=forward,
+        backward=backward,
+        micro_batches=micro_batches,
+        bubble=bubble(size, micro_batches, len(parts) // size),
+        idle=idle_share(events, size),
+        update=update,
+        events=events,
+        images_per_second=images / (makespan(events) + update) if is_known else None,
+    )
+
+
+def micro_batches_of(config: Config, layout: Layout) -> int:
+    """That a replica group works through before the pipeline drains."""
+    placement = layout.placement
+    if config.trains:
+        return config.gradient_accumulation * placement.folded_replicas
+    return EVAL_ROUNDS * placement.pipeline_size if placement.pipeline_size > 1 else 1
+
+
+def schedule_of(config: Config, layout: Layout) -> str:
+    if layout.on_ipu:
+        return "IPU"
+    return config.schedule if config.trains else "forward"
+
+
+def _events(
+    config: Config, layout: Layout, forward: Sequence[float], backward: Sequence[float], micro_batches: int
+) -> List[Event]:
+    if layout.on_ipu:
+        return simulate_lockstep(forward, backward, micro_batches)
+    size, parts = layout.placement.pipeline_size, len(layout.placement.parts)
+    schedule = schedule_of(config, layout) if size > 1 else ("1f1b" if config.trains else "forward")
+    return simulate(orders_of(schedule, size, parts, micro_batches), forward, backward)
+
+
+def rate_of(config: Config, layout: Layout) -> Optional[float]:
+    """FLOP/s of one process. Processes on CPUs share the cores, and a process has one thread."""
+    device = layout.machine.device
+    rate = device.rate(KINDS[config.precision.split(".")[0]])
+    if rate is None or device.kind != "cpu" or layout.placement.runtime == "single":
+        return rate
+    cores = layout.machine.num_devices
+    return rate / max(cores // layout.hosts, layout.num_used // layout.hosts, 1)
+
+
+def _link(layout: Layout, between_replicas: bool) -> Optional[float]:
+    device = layout.machine.device
+    crosses = layout.hosts > 1 if between_replicas else layout.crosses_hosts
+    return device.host_link if crosses else device.link
+
+
+def _seconds(amount: float, bytes_per_second: Optional[float]) -> float:
+    """0 where the link is not known: within a CPU's memory it is no matter."""
+    return amount / bytes_per_second if bytes_per_second else 0.0
+
+
+def _update_seconds(config: Config, layout: Layout, traffic: Traffic) -> float:
+    """Reduction over replicas, and sharded weights; the optimiser's own arithmetic is left out."""
+    sent = max(reduced + shared for reduced, shared in zip(traffic.reduction, traffic.sharing))
+    return _seconds(sent, _link(layout, between_replicas=True))
