@@ -117,7 +117,9 @@ def test_evaluation_has_no_accumulation_and_a_device_iteration_for_each_stage(po
 
 def test_too_few_device_iterations_would_be_told(poptorch: Any, tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("ipu_options.eval_device_iterations", lambda config: 1)
-    with pytest.raises(UserError, match="deviceIterations must be greater than or equal to the number of pipeline stages"):
+    with pytest.raises(
+        UserError, match="deviceIterations must be greater than or equal to the number of pipeline stages"
+    ):
         ipu_runtime(small_config(tmp_path, **KEYS)).prepare(evaluates=True)
 
 
