@@ -95,18 +95,29 @@ class Watch:
         self._selector = selectors.DefaultSelector()
         for rank, connection in neighbours.items():
             self._selector.register(connection, selectors.EVENT_READ, rank)
-        self._leaving = False
+        self._leaving = self._has_failed_connection = False
         self._failed: Optional[Tuple[int, float]] = None  # who failed first, and when this process has to have ended
         self._thread = threading.Thread(target=self._listen, name="watch hosts", daemon=True)
 
     def start(self) -> None:
         atexit.register(self._take_leave, FAILED)  # where the run ends by an error; see `leave`
+        sys.excepthook = self._on_error
         self._thread.start()
 
     def leave(self) -> None:
         """Ends the watch, in order. All processes call this, after they have agreed that the run is over."""
         atexit.unregister(self._take_leave)
+        sys.excepthook = sys.__excepthook__
         self._take_leave(LEFT)
+
+    def _on_error(self, kind: Any, error: BaseException, trace: Any) -> None:
+        """An error that nobody caught. gloo may find out first that a peer is gone; who it was, this watch hears presently, and
+        ends the process.
+        """
+        if _is_of_a_connection(error):
+            self._has_failed_connection = True
+            self._thread.join(LOST_AFTER_SECONDS + GRACE_SECONDS)
+        sys.__excepthook__(kind, error, trace)
 
     def _take_leave(self, how: bytes) -> None:
         self._leaving = True
@@ -124,8 +135,10 @@ class Watch:
             for key, _ in self._selector.select(timeout=1.0):
                 if not self._leaving:
                     self._hear(key.data, self._neighbours[key.data])
-            if self._failed is not None and time.monotonic() > self._failed[1] and not self._leaving:
-                self._end(FAILED, self._failed[0])
+            if self._failed is not None and not self._leaving:
+                rank, deadline = self._failed
+                if self._has_failed_connection or time.monotonic() > deadline:
+                    self._end(FAILED, rank)
         for connection in self._neighbours.values():
             connection.close()
 
@@ -169,6 +182,16 @@ class Watch:
         flusher.join(1.0)
         time.sleep(0.5)  # so that what was sent arrives, and that the message comes before a launcher ends those left
         os._exit(1)
+
+
+def _is_of_a_connection(error: Optional[BaseException]) -> bool:
+    """Whether gloo, NCCL or the store has failed, as they do when a peer is gone."""
+    while error is not None:
+        text = f"{type(error).__name__} {error}"
+        if any(word in text for word in ("gloo", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def describe(what: bytes, lost: Member, members: List[Member]) -> str:
