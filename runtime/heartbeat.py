@@ -28,7 +28,7 @@ from runtime.interfaces import address_towards
 
 IDLE_SECONDS, BEAT_SECONDS, BEATS = 5, 5, 4  # a host is lost when it has answered nothing for 5 + 4 x 5 seconds
 LOST_AFTER_SECONDS = IDLE_SECONDS + BEAT_SECONDS * BEATS
-CONNECT_SECONDS = 60.0
+CONNECT_SECONDS, GREETING_SECONDS = 60.0, 5.0
 # A peer that fails is heard of through gloo as well, and says itself why: how long the others may take to end by themselves.
 GRACE_SECONDS = 10.0
 _TOKEN = 16  # bytes that tell a connection of ours from a stray one
@@ -242,8 +242,10 @@ def _connect(me: Member, members: Dict[int, Member], listener: Optional[socket.s
         assert listener is not None
         listener.settimeout(max(0.1, deadline - time.monotonic()))
         connection, _ = listener.accept()
-        connection.settimeout(CONNECT_SECONDS)
-        greeting = _receive(connection, _TOKEN + 4) or b""
+        connection.settimeout(GREETING_SECONDS)
+        greeting = b""
+        with contextlib.suppress(OSError):
+            greeting = _receive(connection, _TOKEN + 4) or b""
         if greeting[:_TOKEN] != me.token:
             connection.close()
             continue

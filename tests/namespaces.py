@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence
+from typing import Iterator, List, Sequence
 
 import pytest
 
@@ -41,11 +42,12 @@ class Hosts:
     def address(self, number: int) -> str:
         return f"10.77.0.{number + 1}"
 
-    def run(self, number: int, command: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-        """Starts a command on a host; what it prints is in <folder>/host-<number>.log too late to be read live, in full."""
-        script = f'hostname host-{number} && exec "$@"'
+    def run(self, number: int, command: Sequence[str], folder: Path, private: str = "") -> subprocess.Popen[str]:
+        """Starts a command in `folder` of a host, where `private` names a folder that is empty there. See `log`."""
+        hide = f"mount -t tmpfs none {shlex.quote(private)} && " if private else ""
+        script = f'{hide}hostname host-{number} && exec "$@"'
         inside = ["ip", "netns", "exec", self.names[number], "unshare", "--uts", "sh", "-c", script, "sh", *command]
-        env: Dict[str, str] = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             inside,
             cwd=folder,
@@ -58,14 +60,15 @@ class Hosts:
         self.processes.append(process)
         return process
 
-    def torchrun(self, folder: Path, arguments: Sequence[str], per_host: int = 2) -> List[subprocess.Popen[str]]:
-        """The same program on all hosts, by torchrun."""
+    def torchrun(self, folder: Path, arguments: Sequence[str], private: str = "") -> List[subprocess.Popen[str]]:
+        """The same program in two processes a host, by torchrun. `private`: a folder that is empty on the last host."""
         world = [f"--nnodes={len(self.names)}", f"--master-addr={self.address(0)}", "--master-port=29400"]
         return [
             self.run(
                 number,
-                [*TORCHRUN, *world, f"--node-rank={number}", f"--nproc-per-node={per_host}", *arguments],
+                [*TORCHRUN, *world, f"--node-rank={number}", "--nproc-per-node=2", *arguments],
                 folder,
+                private if number == len(self.names) - 1 else "",
             )
             for number in range(len(self.names))
         ]
@@ -98,6 +101,7 @@ def ip(*arguments: str) -> None:
 
 
 def log(folder: Path, number: int) -> str:
+    """What a host has printed."""
     return (folder / f"host-{number}.log").read_text()
 
 
@@ -110,7 +114,7 @@ def wait_for(folder: Path, text: str, processes: Sequence[subprocess.Popen[str]]
         time.sleep(0.05)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_hosts() -> Iterator[Hosts]:
     """Two hosts; skips, with the reason, where namespaces cannot be made."""
     if shutil.which("ip") is None or shutil.which("unshare") is None:
