@@ -63,8 +63,11 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
 def _run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: List[str]) -> int:
     from config import load_config
 
-    config = load_config(command, argv)
-    placement = place(config)
+    try:
+        config = load_config(command, argv)
+        placement = place(config)
+    except UserError as error:
+        raise SharedError(str(error)) from error  # all processes of a host read the same files
     if placement.num_processes == 1 or world_size() is not None or config.compile_only:
         return main(argv)
     return run_workers(command, argv, placement, config.threads_per_process or 1, config.debug)

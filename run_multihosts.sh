@@ -244,8 +244,9 @@ run_ssh() {
     wait_for_all "${jobs[@]}"
 }
 
-# Waits for all hosts. Where one has failed, the others have a minute to end by themselves: they notice, mostly.
+# Waits for all hosts. Where one has failed, the others have a minute to end by themselves, as they do when training has begun.
 wait_for_all() {
+    local patience=${HOSTS_PATIENCE:-60} # tests have less
     local code=0 job failed left deadline=0
     local -A running=()
     for job in "$@"; do running[$job]=1; done
@@ -256,13 +257,13 @@ wait_for_all() {
                 failed=0
                 wait "$job" || failed=$?
                 ((code)) || code=$failed
-                ((failed == 0 || deadline)) || deadline=$((SECONDS + 60))
+                ((failed == 0 || deadline)) || deadline=$((SECONDS + patience))
             fi
         done
         left=$((deadline - SECONDS))
         if ((deadline && left <= 0)); then
             exec 9>&-
-            ((left > -60)) || kill "${!running[@]}" 2>/dev/null || true
+            ((left > -patience)) || kill "${!running[@]}" 2>/dev/null || true
         fi
         sleep 0.5 9>&- || true
     done

@@ -186,6 +186,13 @@ def test_a_host_that_fails_gives_its_exit_code(tmp_path: Path) -> None:
     assert "error" not in bench.run("run_multihosts.sh", "-n", "a,b", code=3)
 
 
+def test_others_are_ended_when_one_host_fails_to_start(tmp_path: Path) -> None:
+    fails = "sys.exit(3) if '--node-rank=1' in sys.argv else None\nimport time\ntime.sleep(60)\n"
+    begun = time.monotonic()
+    Bench(tmp_path, ssh=RUN_HERE, torchrun=fails).run("run_multihosts.sh", "-n", "a,b,c", code=3, HOSTS_PATIENCE="2")
+    assert time.monotonic() - begun < 30
+
+
 def test_ctrl_c_ends_the_hosts_in_order(tmp_path: Path) -> None:
     waiting = (
         "import signal, time\n"
