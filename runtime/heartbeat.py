@@ -101,23 +101,22 @@ class Watch:
 
     def start(self) -> None:
         atexit.register(self._take_leave, FAILED)  # where the run ends by an error; see `leave`
-        sys.excepthook = self._on_error
+        self._hook_before, sys.excepthook = sys.excepthook, self._on_error
         self._thread.start()
 
     def leave(self) -> None:
         """Ends the watch, in order. All processes call this, after they have agreed that the run is over."""
         atexit.unregister(self._take_leave)
-        sys.excepthook = sys.__excepthook__
         self._take_leave(LEFT)
 
     def _on_error(self, kind: Any, error: BaseException, trace: Any) -> None:
         """An error that nobody caught. gloo may find out first that a peer is gone; who it was, this watch hears presently, and
         ends the process.
         """
-        if _is_of_a_connection(error):
+        if not self._leaving and _is_of_a_connection(error):
             self._has_failed_connection = True
             self._thread.join(LOST_AFTER_SECONDS + GRACE_SECONDS)
-        sys.__excepthook__(kind, error, trace)
+        self._hook_before(kind, error, trace)
 
     def _take_leave(self, how: bytes) -> None:
         self._leaving = True
@@ -131,7 +130,7 @@ class Watch:
                     connection.sendall(_RECORD.pack(what, rank))
 
     def _listen(self) -> None:
-        while not self._leaving and self._selector.get_map():
+        while not self._leaving and (self._selector.get_map() or self._failed is not None):
             for key, _ in self._selector.select(timeout=1.0):
                 if not self._leaving:
                     self._hear(key.data, self._neighbours[key.data])

@@ -139,14 +139,15 @@ def test_a_process_that_is_stopped_is_not_lost(running: World, stopped: List[int
     running.all_leave()
 
 
-def test_others_end_soon_after_one_that_fails_and_say_which(running: World) -> None:
-    running.tell("raise ValueError('the first cause')", 3)
+@pytest.mark.parametrize("failing", [0, 2, 3])
+def test_others_end_soon_after_one_that_fails_and_say_which(running: World, failing: int) -> None:
+    running.tell("raise ValueError('the first cause')", failing)
     errors = running.ended(0, 1, 2, 3)
-    assert "the first cause" in errors[3]
-    assert errors[0].startswith("error: rank 3 on host")
-    assert "failed, so this host ends, too" in errors[0]
-    assert errors[1] == ""
-    assert errors[2].startswith("error: rank 3 on host")
+    assert "the first cause" in errors.pop(failing)
+    told = [text for text in errors.values() if text]
+    assert len(told) == 2, errors  # one on each host
+    assert all(text.startswith(f"error: rank {failing} on host") for text in told)
+    assert all("failed, so this host ends, too" in text for text in told)
 
 
 def test_what_gloo_says_of_a_lost_peer_gives_way_to_its_name(running: World) -> None:
