@@ -12,6 +12,10 @@ class UserError(Exception):
     """A mistake in a config, flag, path, image or checkpoint. Commands print its message and exit with code 2."""
 
 
+class SharedError(UserError):
+    """One that every process of a run raises alike. Under a launcher, the first process of each host alone prints it."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest of `names`, or an empty string where none is close."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)

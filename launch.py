@@ -17,8 +17,8 @@ import traceback
 from multiprocessing import connection, forkserver, get_context, resource_tracker
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from errors import UserError
-from machine import world_size
+from errors import SharedError, UserError
+from machine import local_rank, world_size
 from placement import Placement, follow_launcher, place
 
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
@@ -53,7 +53,8 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if not (isinstance(error, SharedError) and local_rank()):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -62,8 +63,11 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
 def _run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: List[str]) -> int:
     from config import load_config
 
-    config = follow_launcher(load_config(command, argv))
-    placement = place(config)
+    try:
+        config = follow_launcher(load_config(command, argv))
+        placement = place(config)
+    except UserError as error:
+        raise SharedError(str(error)) from error  # all processes of a host read the same files
     if placement.num_processes == 1 or world_size() is not None or config.compile_only:
         return main(argv)
     return run_workers(command, argv, placement, config.threads_per_process or 1, config.debug)
@@ -261,8 +265,4 @@ class _Crew:
         return int(code)
 
     def _describe(self, index: int) -> str:
-        parts = self.placement.parts_of(index)
-        names = "; ".join(f"stage {part} ({self.placement.parts[part].describe()})" for part in parts)
-        group = self.placement.replica_group(index)
-        replica = f", replica group {group}" if self.placement.replica_groups > 1 else ""
-        return f"rank {index}{replica}, {names}, process {self.workers[index].pid},"
+        return f"rank {index}, {self.placement.describe(index)}, process {self.workers[index].pid},"

@@ -59,6 +59,11 @@ def local_world_size() -> Optional[int]:
     return int(value) if value else None
 
 
+def spans_hosts() -> bool:
+    """Whether the launcher's world has processes on other hosts, too."""
+    return 0 < (local_world_size() or 0) < (world_size() or 0)
+
+
 def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
@@ -66,6 +71,11 @@ def rank() -> int:
 def local_rank() -> int:
     """This process's number on its host."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def host_number() -> int:
+    """The same for all processes of a host, another on another host. (`torchrun` sets GROUP_RANK.)"""
+    return int(os.environ.get("GROUP_RANK") or rank() - local_rank())
 
 
 def end_with_parent() -> None:

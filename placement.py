@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
-from errors import UserError
+from errors import SharedError, UserError
 from ipu_options import hardware_is_there, is_installed, poprun
 from ipu_plan import check_plan, num_stages
-from machine import local_world_size, num_cores, num_gpus, world_size
+from machine import local_rank, local_world_size, num_cores, num_gpus, rank, world_size
 from models.stages import Stage, fold_stages, plan_stages
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ class Placement:
         """The replicas (of `replication_factor`) whose samples a process works on."""
         return tuple(range(self.replica_group(rank), self.replication_factor, self.replica_groups))
 
+    def describe(self, rank: int) -> str:
+        """What a process computes, in words."""
+        names = "; ".join(f"stage {part} ({self.parts[part].describe()})" for part in self.parts_of(rank))
+        return f"replica group {self.replica_group(rank)}, {names}" if self.replica_groups > 1 else names
+
     def folding(self) -> Optional[str]:
         """One line on what was folded, or None where every stage of every replica has a device of its own."""
         if self.runtime == "ipu":
@@ -107,12 +112,24 @@ def place(config: Config) -> Placement:
         return place_single(config)
     placement = place_pipeline(config, world or config.num_processes or None, gpus, num_cores())
     here = local_world_size() or placement.num_processes
+    _check_hosts(placement.pipeline_size, rank() - local_rank(), here)
     if 0 < gpus < here:
         raise UserError(
             f"{here} processes on a machine with {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own.\n"
             f"       Start {gpus} or fewer, or use --device cpu."
         )
     return place_single(config) if config.runtime == "auto" and placement.num_processes == 1 else placement
+
+
+def _check_hosts(pipeline_size: int, first_rank: int, num_here: int) -> None:
+    """Raises SharedError where a replica that one host could hold lies on two: its stages exchange every micro-batch."""
+    if pipeline_size <= num_here and (first_rank % pipeline_size or num_here % pipeline_size):
+        fewer = num_here - num_here % pipeline_size
+        raise SharedError(
+            f"{num_here} processes on this host, from rank {first_rank} on, for replicas of {pipeline_size} stages each: one of\n"
+            f"       them would lie on two hosts. Start {fewer} or {fewer + pipeline_size} on every host (--nproc-per-node), or "
+            "change layers_per_ipu."
+        )
 
 
 def _runs_on_ipus(config: Config) -> bool:

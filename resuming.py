@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import checkpoint
+from agreement import check_folder_is_shared, decided_by_main
 from checkpoint import Progress
 from config import load_config
 from errors import UserError
@@ -42,14 +43,15 @@ def resume(config: Config, runtime: Runtime, steps_per_epoch: int, data: str) ->
 
     Raises UserError where there is nothing to go on from, a file is damaged, or the config does not fit what is saved.
     """
-    step_folder = Path(runtime.from_main(str(_find(config)) if runtime.is_main else None))
+    step_folder = decided_by_main(runtime, lambda: _find(config))
     run_folder = step_folder.parent
+    check_folder_is_shared(run_folder, runtime)
     _check_fits(step_folder, config, data)
     notes = [f"resumed after step {number_of(step_folder)} from {step_folder}"]
-    notes += runtime.from_main(_changes(run_folder, config) if runtime.is_main else None)
+    notes += decided_by_main(runtime, lambda: _changes(run_folder, config))
     progress = checkpoint.restore(step_folder, runtime)
     notes += _take_on_batch(progress, steps_per_epoch, config.samples_per_step)
-    more, has_best = runtime.from_main(_tidy(step_folder, progress, config) if runtime.is_main else None)
+    more, has_best = decided_by_main(runtime, lambda: _tidy(step_folder, progress, config))
     if not has_best:
         progress.best_top1 = progress.best_step = None
     return run_folder, progress, notes + more

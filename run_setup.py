@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
+from agreement import check_folder_is_shared, decided_by_main, raise_together
 from allocation import allocation_table
 from checkpoint import Progress
 from dataset.bad_images import BadImageLog
@@ -17,6 +18,7 @@ from dataset.held_out import Subset
 from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
+from machine import spans_hosts
 from reporting.build import build_reporters
 from resuming import resume, with_epsilon_of_the_run
 from run_folder import new_run_folder
@@ -35,11 +37,7 @@ if TYPE_CHECKING:
 def prepare_run(config: Config, placement: Placement) -> Run:
     """Everything that `training.fit` needs, the first notes printed. Raises UserError for what cannot be had."""
     config = with_epsilon_of_the_run(config)
-    source = open_source(config, "train")
-    if source is None:
-        raise UserError(f"dataset = {config.dataset} has no training images.")
-    held_out = open_source(config, "validation")
-    runtime = build_runtime(config, placement)
+    source, held_out, runtime = _open_and_join(config, placement)
     _check_same_everywhere(runtime, (source, held_out))
     bad_images = BadImageLog()
     train = TrainLoader(source, config, runtime.share, runtime.from_first_stage, bad_images)
@@ -68,6 +66,24 @@ def prepare_run(config: Config, placement: Placement) -> Run:
         )
     run.note(*notes)
     return run
+
+
+def _open_and_join(config: Config, placement: Placement) -> Tuple[Source, Optional[Source], Runtime]:
+    """Training data, validation data and the runtime. Where a host has no data, all say so, and none waits for it."""
+    problem, source, held_out = "", None, None
+    try:
+        source = open_source(config, "train")
+        if source is None:
+            raise UserError(f"dataset = {config.dataset} has no training images.")
+        held_out = open_source(config, "validation")
+    except UserError as error:
+        if not spans_hosts():
+            raise
+        problem = str(error)
+    runtime = build_runtime(config, placement)
+    raise_together(runtime, problem)
+    assert source is not None
+    return source, held_out, runtime
 
 
 def evaluation_loader(
@@ -134,7 +150,9 @@ def _folder_and_progress(
         folder, progress, more = resume(config, runtime, train.steps_per_epoch, data)
         notes += more
         return folder, progress
-    new = runtime.from_main(new_run_folder(config) if runtime.is_main else None)
+    new = decided_by_main(runtime, lambda: new_run_folder(config))
+    if new is not None:
+        check_folder_is_shared(new, runtime, is_new=True)
     return new, Progress(
         steps_per_epoch=train.steps_per_epoch,
         samples_per_step=config.samples_per_step,
@@ -147,11 +165,11 @@ def _check_same_everywhere(runtime: Runtime, sources: Sequence[Optional[Source]]
     """Processes on several hosts must read the same data: labels of one go with images of another."""
     own = [fingerprint(source) if source is not None else "" for source in sources]
     theirs = runtime.from_main(own)
-    if own != theirs:
-        raise UserError(
-            f"the data sets of this host and of the first process differ: {' and '.join(own)} here, {' and '.join(theirs)}\n"
-            "       there (images, and a digest of their labels). Copy the same data to every host."
-        )
+    differ = (
+        f"the data sets of this host and of the first process differ: {' and '.join(own)} here, {' and '.join(theirs)}\n"
+        "       there (images, and a digest of their labels). Copy the same data to every host."
+    )
+    raise_together(runtime, differ if own != theirs else "")
 
 
 def _commands(config: Config, folder: Optional[Path]) -> Tuple[Optional[str], Optional[str]]:

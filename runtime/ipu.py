@@ -46,6 +46,7 @@ class IpuRuntime:
 
     backend = "ipu"
     num_parts = 1
+    num_optimizer_parts = 1
 
     def __init__(self, config: Config, placement: Placement, num_cores: int) -> None:
         self.config = config
@@ -56,7 +57,6 @@ class IpuRuntime:
         self._local_replicas = config.replication_factor if launched is None else launched.local_replicas
         self.share = DataShare(replicas=tuple(range(first, first + self._local_replicas)))
         self.is_main = self._instances.index == 0
-        self.num_optimizer_parts = self._instances.count
         self.eval_share_index, self.eval_num_shares = self._instances.index, self._instances.count
         self.eval_batch_size = config.micro_batch_size * eval_device_iterations(config) * self._local_replicas
         self.notes = plan_notes(config, self._local_replicas)
@@ -225,18 +225,24 @@ class IpuRuntime:
         """It comes back with the optimiser's state."""
 
     def optimizer_state(self) -> Dict[int, Dict[str, Tensor]]:
-        """The same in all replicas, so the first instance's is kept; and of every instance where its random numbers are."""
-        state = named_state(self._optimizer, self._parameters) if self.config.trains else {}
-        own = dict(state) if self.is_main else {}
-        if self._trainer is not None:
-            own[self._rng_name()] = torch.from_numpy(np.array(self._trainer.rng_state, dtype=np.uint64).view(np.int64))
-        return {self._instances.index: own}
+        """The same in all replicas, so the first instance's; with it, where the random numbers of each instance are."""
+        if not self.config.trains:
+            return {}
+        state = named_state(
+            self._optimizer, self._parameters
+        )  # in every instance: a program on all IPUs, as for weights
+        states = self._instances.gather(None if self._trainer is None else list(self._trainer.rng_state))
+        for instance, rng_state in enumerate(states):
+            if rng_state is not None:  # 64 bits without a sign, which torch cannot hold as such
+                bits = np.array(rng_state, dtype=np.uint64).view(np.int64)
+                state[self._rng_name(instance)] = torch.from_numpy(bits)
+        return {0: state} if self.is_main else {}
 
-    def _rng_name(self) -> str:
-        return f"{next(iter(self._parameters))}.{RNG_STATE}_{self._instances.index}"
+    def _rng_name(self, instance: int) -> str:
+        return f"{next(iter(self._parameters))}.{RNG_STATE}_{instance}"
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
-        rng_state = state.get(self._rng_name())
+        rng_state = state.get(self._rng_name(self._instances.index))
         self._rng_state = None if rng_state is None else rng_state.numpy().view(np.uint64).tolist()
         own = {name: value for name, value in state.items() if is_ipu_state(name)}
         if own:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from batch import DataShare, HostBatch
-from machine import world_size
+from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import VisionTransformer, build_model
 from runtime.base import StepResult
 from runtime.devices import keep_freed_memory, pick_device, set_threads, yield_the_core_rarely
+from runtime.heartbeat import watch_hosts
+from runtime.interfaces import choose_interface
 from runtime.peers import Peers
 from runtime.precision import Precision, precision_notes, precision_of
 from runtime.report import nonfinite_text
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from placement import Placement
 
 EVAL_ROUNDS = 4  # micro-batches of an evaluation batch, for each process: 16 % bubble at four stages
-# A peer that hangs ends the run after this long; a peer that dies ends it at once.
+# A peer that hangs ends the run after this long; a peer that dies ends it at once, a lost host soon (`heartbeat`).
 TIMEOUT = datetime.timedelta(minutes=30)
 
 
@@ -99,6 +101,7 @@ class PipelineRuntime:
         yield_the_core_rarely(self.device)
         self.precision = precision_of(config)
         self._peers = self._connect()
+        self._watch = watch_hosts(rank, placement.describe(rank), self._peers.gather)
         self.is_main = rank == 0
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
         self.has_head, self.has_embed = parts[-1].has_head, parts[0].has_embed
@@ -107,7 +110,8 @@ class PipelineRuntime:
         self.micro_batches = (
             config.gradient_accumulation * placement.folded_replicas
         )  # that this process sees an update
-        self.notes = [note for note in (placement.folding(), *precision_notes(config, self.device)) if note]
+        notes = placement.folding(), _network_note(placement), *precision_notes(config, self.device)
+        self.notes = [note for note in notes if note]
         if config.enable_rts and placement.replication_factor > 1 == placement.replica_groups:
             self.notes.append("enable_rts: all replicas run on one group of processes, so there is no state to share")
         arch = architecture_of(config)
@@ -127,6 +131,8 @@ class PipelineRuntime:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         # Without a launcher or workers beside it, a process is a world of its own.
         alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size() is None else {}
+        if spans_hosts():
+            choose_interface()
         dist.init_process_group(backend, timeout=TIMEOUT, **alone)
         size, groups = self.placement.pipeline_size, self.placement.replica_groups
         pipelines = _groups([range(g * size, (g + 1) * size) for g in range(groups)])
@@ -320,7 +326,18 @@ class PipelineRuntime:
     def close(self) -> None:
         # All leave together: a process that goes first makes the others' connections fail.
         dist.barrier()
+        if self._watch is not None:
+            self._watch.leave()
         dist.destroy_process_group()
+
+
+def _network_note(placement: Placement) -> str | None:
+    """Where stages of a replica have to lie on several hosts."""
+    here = local_world_size() or placement.num_processes
+    if placement.pipeline_size <= here:
+        return None
+    stages = f"a replica's {placement.pipeline_size} stages lie on several hosts"
+    return f"{stages} ({here} processes here): what they exchange goes over the network"
 
 
 def _groups(members: list[range]) -> list[Any]:

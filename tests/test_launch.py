@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import launch
+from errors import SharedError, UserError
 
 
 def deaf(ready: Any) -> None:
@@ -47,3 +48,16 @@ def test_a_worker_that_does_not_hear_a_signal_is_ended(
     assert launch._Crew(workers, pipes, None, False).wait() == 128 + signal.SIGINT
     assert time.monotonic() - begun < 10
     assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.parametrize(("error", "local_rank", "told"), [(SharedError, 0, 1), (SharedError, 1, 0), (UserError, 1, 1)])
+def test_what_all_processes_have_to_say_one_of_a_host_says(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any, error: Any, local_rank: int, told: int
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+
+    def fail() -> int:
+        raise error("no such thing")
+
+    assert launch.guarded(fail) == 2
+    assert capfd.readouterr().err.count("no such thing") == told

@@ -22,7 +22,7 @@ LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
-    *("allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
+    *("agreement", "allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
     *("inspection_text", "compile_only", *IPU, "planning", "runtime", "models", "optim"),
     *("dataset", "weights", "reporting", "prediction"),
 )
@@ -53,7 +53,8 @@ MAY_IMPORT = {
         ("checkpoint", "run_folder", "reporting.base", "weights.card", "weights.tensor_files"),
         "writes what it is handed, without a runtime",
     ),
-    "resuming": (("checkpoint", "run_folder", "runtime.base", "weights.card"), "puts back what was saved"),
+    "agreement": (("runtime.base", "machine"), "what processes agree on, whatever runs the model"),
+    "resuming": (("agreement", "checkpoint", "run_folder", "runtime.base", "weights.card"), "puts back what was saved"),
     "checkpoint": (
         ("runtime.base", "weights.card", "weights.json_file", "weights.tensor_files"),
         "the form of a saved step",

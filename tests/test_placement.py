@@ -123,6 +123,44 @@ def test_a_gpu_serves_one_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
         place(small_config(tmp_path, **keys, num_processes=3))
 
 
+def launched(monkeypatch: pytest.MonkeyPatch, world: int, here: int, rank: int) -> None:
+    names = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here, "RANK": rank, "LOCAL_RANK": rank % here}
+    for name, value in names.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize(
+    ("stages", "replicas", "world", "here"),
+    [(2, 2, 4, 2), (2, 4, 8, 4), (4, 1, 4, 2), (4, 3, 12, 2), (3, 2, 6, 2), (4, 4, 16, 8)],
+)
+def test_replicas_lie_on_one_host_or_on_several_where_they_must(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, stages, replicas, world, here
+) -> None:
+    config = small_config(
+        tmp_path,
+        num_hidden_layers=stages,
+        layers_per_ipu=[1] * stages,
+        replication_factor=replicas,
+        runtime="pipeline",
+    )
+    for rank in range(0, world, here):
+        launched(monkeypatch, world, here, rank)
+        placement = place(config)
+        assert (placement.pipeline_size, placement.replica_groups) == (stages, replicas)
+
+
+@pytest.mark.parametrize("rank", [0, 2, 3, 5])
+def test_a_replica_that_would_lie_on_two_hosts_for_nothing_is_refused(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    launched(monkeypatch, 6, 3, rank)
+    config = small_config(tmp_path, layers_per_ipu=[2, 2], replication_factor=3, runtime="pipeline")
+    with pytest.raises(
+        UserError, match=r"3 processes on this host, from rank [03] on(.|\n)*Start 2 or 4 on every host"
+    ):
+        place(config)
+
+
 def test_auto_runs_one_process_on_the_plain_path(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("placement.num_gpus", lambda device: 2)
     assert place(small_config(tmp_path, runtime="auto", device="auto")).runtime == "single"
