@@ -119,8 +119,8 @@ class Watch:
         self._hook_before(kind, error, trace)
 
     def _take_leave(self, how: bytes) -> None:
-        self._leaving = True
         self._tell(how, self._me.rank)
+        self._leaving = True  # not before: the thread closes the connections then
 
     def _tell(self, what: bytes, rank: int, but: Optional[int] = None) -> None:
         """Tells those at the other ends, but for one."""

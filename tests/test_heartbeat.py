@@ -114,6 +114,15 @@ def test_an_orderly_end_is_no_loss_whoever_goes_first(running: World) -> None:
         assert member.stderr.read() == ""
 
 
+def test_a_process_that_is_slow_to_take_its_leave_is_not_lost(running: World) -> None:
+    running.tell("tell = watch._tell; watch._tell = lambda *what: (time.sleep(2.5), tell(*what))", 2)
+    running.tell("watch.leave(); sys.exit(0)", 2)
+    time.sleep(4)
+    assert [running.members[rank].poll() for rank in (0, 1, 3)] == [None, None, None]
+    running.tell("watch.leave(); sys.exit(0)", 0, 1, 3)
+    assert [member.wait(timeout=8) for member in running.members.values()] == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("killed", [0, 1, 2, 3])
 def test_a_process_that_is_killed_ends_all_and_each_host_names_it_once(running: World, killed: int) -> None:
     begun = time.monotonic()
