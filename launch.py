@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from errors import UserError
 from machine import world_size
-from placement import Placement, place
+from placement import Placement, check_can_run, place
 
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
 OBEY_SECONDS = 10.0  # how long the others may take to end after one has obeyed a signal, or after a second signal
@@ -64,6 +64,8 @@ def _run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: Lis
 
     config = load_config(command, argv)
     placement = place(config)
+    if not config.compile_only:
+        check_can_run(placement)
     if placement.num_processes == 1 or world_size() is not None or config.compile_only:
         return main(argv)
     return run_workers(command, argv, placement, config.threads_per_process or 1, config.debug)
