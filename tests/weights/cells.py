@@ -33,6 +33,14 @@ class Cell(NamedTuple):
     measure: Callable[[Path], float]
     is_slow: bool = False
 
+    @property
+    def reads_pickles(self) -> bool:
+        return ".bin" in self.source or self.source.startswith("app ")
+
+    @property
+    def exports(self) -> bool:
+        return self.target.startswith(("ONNX", "torch.export"))
+
 
 def read_hugging_face(folder: Path, sizes: Sizes, **saving: Any) -> float:
     model = peers.hugging_face(sizes)
