@@ -6,7 +6,9 @@ products of two 16-bit numbers are exact in float32, and sums are made in float3
 
 from __future__ import annotations
 
-from typing import Any, Optional, Tuple
+import warnings
+from contextlib import contextmanager
+from typing import Any, Callable, ContextManager, Iterator, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,33 @@ from torch import Tensor, nn
 import machine
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
-# Found out once: compiled code takes it for a constant.
-_WIDENED_ON_CPU = tuple(dtype for dtype in HALF_TYPES if not machine.cpu_multiplies(str(dtype).split(".")[-1]))
+
+
+def _computes_half() -> bool:
+    """Whether this torch has products, GELU and dropout of fp16 on CPUs: 2.0, which PopTorch needs, has not."""
+    try:
+        F.gelu(torch.zeros(1, dtype=torch.float16))
+    except RuntimeError:
+        return False
+    return True
+
+
+def _autocasts_half() -> bool:
+    """Whether this torch's autocast knows fp16 on CPUs: that of 2.0 warns and does nothing."""
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        torch.autocast("cpu", torch.float16)
+    return not complaints
+
+
+# Found out once: compiled code takes them for constants.
+_COMPUTES_HALF, _AUTOCASTS_HALF = _computes_half(), _autocasts_half()
+_WIDENED_ON_CPU = tuple(
+    dtype
+    for dtype in HALF_TYPES
+    if not machine.cpu_multiplies(str(dtype).split(".")[-1]) or (dtype == torch.float16 and not _COMPUTES_HALF)
+)
+_own_type: Optional[torch.dtype] = None  # of `autocast` where torch's own does not know it
 
 
 class Linear(nn.Linear):
@@ -36,6 +63,51 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
+class Dropout(nn.Dropout):
+    """torch's dropout, also of fp16 where torch has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_own_type(super().forward, x)
+
+
+def in_own_type(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`; in float32, with the result rounded, where torch lacks the function in fp16."""
+    if x.dtype == torch.float16 and x.device.type == "cpu" and not _COMPUTES_HALF:
+        return function(x.float()).to(x.dtype)
+    return function(x)
+
+
+def autocast(device: torch.device, dtype: Optional[torch.dtype]) -> ContextManager[Any]:
+    """torch's autocast to `dtype`, or to none; to fp16 on CPUs, too, where torch's own does not know it."""
+    if _AUTOCASTS_HALF or device.type != "cpu":
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return _own_autocast(dtype)
+
+
+@contextmanager
+def _own_autocast(dtype: Optional[torch.dtype]) -> Iterator[None]:
+    global _own_type
+    before, _own_type = _own_type, dtype if dtype == torch.float16 else None
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            yield
+    finally:
+        _own_type = before
+
+
+def as_autocast_now(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, to be called again in the backward pass: torch restores its own autocast there, but not `_own_type`."""
+    dtype = _own_type
+    if dtype is None:
+        return function
+
+    def again(x: Tensor) -> Tensor:
+        with _own_autocast(dtype):
+            return function(x)
+
+    return again
+
+
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """`x @ weight.T + bias`, [..., in] -> [..., out], in autocast's type where it is on, else in x's own."""
     assert bias is not None, "every layer of the model has one"
@@ -53,7 +125,9 @@ def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
 def _autocast_type(device: torch.device) -> Optional[torch.dtype]:
     if device.type != "cpu":  # torch's own products follow autocast there
         return None
-    if hasattr(torch, "get_autocast_dtype"):
+    if _own_type is not None:
+        return _own_type
+    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4 and later
         return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
 

@@ -132,9 +132,12 @@ WRONG = [
         ["--config", "digits", "--num-processes", "3", "--layers-per-ipu", "2", "2", "--ipus-per-replica", "2"],
         ["3 processes"],
     ),
-    (["--config", "digits", "--pretrained-checkpoint", "google/vit-base-patch16-224-in21k"], ["google/vit", "hub"]),
-    (["--config", "digits", "--resume"], ["--resume finds no saved step"]),
-    (["--config", "digits", "--num-labels", "4"], ["4", "10"]),
+    (
+        ["--config", "digits_single", "--pretrained-checkpoint", "google/vit-base-patch16-224-in21k"],
+        ["google/vit", "hub"],
+    ),
+    (["--config", "digits_single", "--resume"], ["--resume finds no saved step"]),
+    (["--config", "digits_single", "--num-labels", "4"], ["4", "10"]),
 ]
 
 

@@ -134,6 +134,7 @@ def test_a_weight_update_has_a_micro_batch_for_every_stage(tmp_path: Any, accumu
 
 
 def test_a_gpu_serves_one_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("placement.has_pipelining", lambda: True)
     monkeypatch.setattr("placement.num_gpus", lambda device: 2)
     keys = {"runtime": "auto", "layers_per_ipu": [1] * 4, "device": "auto"}
     assert place(small_config(tmp_path, **keys)).num_processes == 2

@@ -317,7 +317,9 @@ def test_channels_of_pixels_in_memory_are_pillows(num_channels):
 def test_a_damaged_photograph_that_pillow_reads_keeps_its_orientation():
     """simplejpeg warns of bytes before a marker, and leaves the file to Pillow; Pillow alone knows of XMP."""
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF tiff:Orientation="6"/></x:xmpmeta>'
-    content = file_of(uneven((100, 60)), "JPEG", xmp=xmp)
+    segment = b"http://ns.adobe.com/xap/1.0/\0" + xmp
+    content = file_of(uneven((100, 60)), "JPEG")
+    content = content[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:]
     at = content.rindex(b"\xff\xd9")
     odd = content[:at] + b"\x00\x17\x2a" + content[at:]
     assert ImageOps.exif_transpose(Image.open(io.BytesIO(content))).size == (60, 100)
