@@ -92,7 +92,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
 
 # The environment of `make test-sdk`: that of an IPU host, but for PopTorch. Not part of `make test`.
 $(SDK_VENV)/.python:
-	@for python in $(if $(PYTHON38),$(PYTHON38),python3.8 python3 $$HOME/.pyenv/versions/3.8*/bin/python); do \
+	@for python in $(if $(PYTHON38),$(PYTHON38),python3.8 python3 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.8*/bin/python); do \
 		"$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 8))' 2>/dev/null || continue; \
 		echo "set-up: Python 3.8 in $(SDK_VENV)"; \
 		"$$python" -m venv --clear $(SDK_VENV) >/dev/null 2>&1 || continue; \
@@ -103,5 +103,5 @@ $(SDK_VENV)/.python:
 	exit 1
 
 $(SDK_VENV)/.ready: $(SDK_VENV)/.python requirements-ipu.txt requirements-sdk-test.txt
-	@echo "set-up: requirements-ipu.txt and requirements-sdk-test.txt, with about 2.4 GB of CUDA libraries unless PIP_ARGS names torch's CPU builds"
+	@echo "set-up: requirements-ipu.txt and requirements-sdk-test.txt, 5 GB unless PIP_ARGS names the index of torch's CPU builds"
 	@$(SDK_PIP) -r requirements-ipu.txt -r requirements-sdk-test.txt && touch $@
