@@ -151,6 +151,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(tmp_path: Path, flags: L
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_worker_takes_the_rest_down_and_is_named(tmp_path: Path, victim: int) -> None:
     flags = ["--config", "digits", "--checkpoint-output-dir", "", "--epochs", "500"]
