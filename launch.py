@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from errors import SharedError, UserError
 from machine import local_rank, world_size
-from placement import Placement, follow_launcher, place
+from placement import Placement, check_can_run, follow_launcher, place
 
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
 OBEY_SECONDS = 10.0  # how long the others may take to end after one has obeyed a signal, or after a second signal
@@ -66,6 +66,8 @@ def _run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: Lis
     try:
         config = follow_launcher(load_config(command, argv))
         placement = place(config)
+        if not config.compile_only:
+            check_can_run(placement)
     except UserError as error:
         raise SharedError(str(error)) from error  # all processes of a host read the same files
     if placement.num_processes == 1 or world_size() is not None or config.compile_only:

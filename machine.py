@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Optional
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -45,6 +47,13 @@ def num_gpus(device: str) -> int:
     import torch
 
     return int(torch.cuda.device_count())
+
+
+def has_pipelining() -> bool:
+    """Whether this torch has the schedules that `runtime/pipeline.py` runs: 2.0.1, which PopTorch needs, has not."""
+    torch = find_spec("torch")  # looked for, as importing it takes seconds
+    folders = torch.submodule_search_locations if torch is not None else None
+    return any(Path(folder, "distributed", "pipelining").is_dir() for folder in folders or ())
 
 
 def world_size() -> Optional[int]:

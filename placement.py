@@ -7,12 +7,13 @@ the maths.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from errors import SharedError, UserError
 from ipu_options import hardware_is_there, is_installed, poprun
 from ipu_plan import check_plan, num_stages
-from machine import local_rank, local_world_size, num_cores, num_gpus, rank, world_size
+from machine import has_pipelining, local_rank, local_world_size, num_cores, num_gpus, rank, world_size
 from models.stages import Stage, fold_stages, plan_stages
 
 if TYPE_CHECKING:
@@ -174,10 +175,19 @@ def ipus_for(config: Config, replicas: int) -> Placement:
 
 
 def resolve_runtime(runtime: str, gpus: int, world: Optional[int]) -> str:
-    """`auto` is pipeline where there are two GPUs or a launcher's world, else single."""
+    """`auto` is pipeline where there are two GPUs (and torch can) or a launcher's world, else single."""
     if runtime != "auto":
         return runtime
-    return "pipeline" if gpus >= 2 or (world or 1) > 1 else "single"
+    return "pipeline" if (gpus >= 2 and has_pipelining()) or (world or 1) > 1 else "single"
+
+
+def check_can_run(placement: Placement) -> None:
+    """Raises UserError where this torch is too old for the runtime. A plan can be looked at all the same."""
+    if placement.runtime == "pipeline" and not has_pipelining():
+        raise UserError(
+            f"runtime = pipeline needs torch 2.5 or later, but this is torch {version('torch')}.\n"
+            "       Use --runtime single: the same numbers, from one process."
+        )
 
 
 def place_single(config: Config) -> Placement:

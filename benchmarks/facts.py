@@ -24,6 +24,8 @@ def cpu_name() -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux, or an architecture without the line
+    if not hasattr(torch.backends, "cpu"):  # there from torch 2.1 on
+        return name
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 

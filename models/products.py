@@ -6,8 +6,9 @@ products of two 16-bit numbers are exact in float32, and sums are made in float3
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, Iterator, Optional, Tuple
+import warnings
+from contextlib import contextmanager
+from typing import Any, Callable, ContextManager, Iterator, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -16,30 +17,33 @@ from torch import Tensor, nn
 import machine
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
-# Found out once: compiled code takes it for a constant.
-_WIDENED_ON_CPU = tuple(dtype for dtype in HALF_TYPES if not machine.cpu_multiplies(str(dtype).split(".")[-1]))
-_computed_in: Optional[torch.dtype] = None
 
 
-@contextlib.contextmanager
-def computing(dtype: Optional[torch.dtype]) -> Iterator[None]:
-    """Context in which linear layers multiply in `dtype`, and nothing else changes; None: in their input's.
-
-    What autocast does for this model, where a device has no autocast: PopTorch gave its up in version 3.1.
-    """
-    global _computed_in
-    before, _computed_in = _computed_in, dtype
+def _computes_half() -> bool:
+    """Whether this torch has products, GELU and dropout of fp16 on CPUs: 2.0, which PopTorch needs, has not."""
     try:
-        yield
-    finally:
-        _computed_in = before
+        F.gelu(torch.zeros(1, dtype=torch.float16))
+    except RuntimeError:
+        return False
+    return True
 
 
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Context in which neither autocast nor `computing` changes a type."""
-    with computing(None), torch.autocast(device.type, enabled=False):
-        yield
+def _autocasts_half() -> bool:
+    """Whether this torch's autocast knows fp16 on CPUs: that of 2.0 warns and does nothing."""
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        torch.autocast("cpu", torch.float16)
+    return not complaints
+
+
+# Found out once: compiled code takes them for constants.
+_COMPUTES_HALF, _AUTOCASTS_HALF = _computes_half(), _autocasts_half()
+_WIDENED_ON_CPU = tuple(
+    dtype
+    for dtype in HALF_TYPES
+    if not machine.cpu_multiplies(str(dtype).split(".")[-1]) or (dtype == torch.float16 and not _COMPUTES_HALF)
+)
+_own_type: Optional[torch.dtype] = None  # of `computing`
 
 
 class Linear(nn.Linear):
@@ -59,13 +63,69 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
+class Dropout(nn.Dropout):
+    """torch's dropout, also of fp16 where torch has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_own_type(super().forward, x)
+
+
+def in_own_type(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`; in float32, with the result rounded, where torch lacks the function in fp16."""
+    if x.dtype == torch.float16 and x.device.type == "cpu" and not _COMPUTES_HALF:
+        return function(x.float()).to(x.dtype)
+    return function(x)
+
+
+def autocast(device: torch.device, dtype: Optional[torch.dtype]) -> ContextManager[Any]:
+    """torch's autocast to `dtype`; to none, where it is None; to fp16 on CPUs, too, where torch's own does not know it."""
+    if dtype is None:
+        return _no_autocast(device)
+    if dtype == torch.float16 and device.type == "cpu" and not _AUTOCASTS_HALF:
+        return computing(dtype)
+    return torch.autocast(device.type, dtype=dtype)
+
+
+@contextmanager
+def computing(dtype: Optional[torch.dtype]) -> Iterator[None]:
+    """Context in which linear layers multiply in `dtype` and nothing else changes; None: in their input's.
+
+    What autocast does for this model, where a device has none: PopTorch gave its up in version 3.1.
+    """
+    global _own_type
+    before, _own_type = _own_type, dtype
+    try:
+        yield
+    finally:
+        _own_type = before
+
+
+@contextmanager
+def _no_autocast(device: torch.device) -> Iterator[None]:
+    with computing(None), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def as_autocast_now(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The function, to be called again in the backward pass: torch restores its own autocast there, but not `_own_type`."""
+    dtype = _own_type
+    if dtype is None:
+        return function
+
+    def again(x: Tensor) -> Tensor:
+        with computing(dtype):
+            return function(x)
+
+    return again
+
+
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """`x @ weight.T + bias`, [..., in] -> [..., out], in autocast's or `computing`'s type where one is on, else in x's own."""
     assert bias is not None, "every layer of the model has one"
-    dtype = _computed_in or _autocast_type(x.device) or x.dtype
+    dtype = _own_type or _autocast_type(x.device) or x.dtype
     if dtype in HALF_TYPES and not multiplies(dtype, x.device):
         return _WidenedLinear.apply(x.to(dtype), weight, bias)
-    x = x if _computed_in is None else x.to(_computed_in)
+    x = x if _own_type is None else x.to(_own_type)
     return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
 
 
@@ -77,7 +137,7 @@ def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
 def _autocast_type(device: torch.device) -> Optional[torch.dtype]:
     if device.type != "cpu":  # torch's own products follow autocast there
         return None
-    if hasattr(torch, "get_autocast_dtype"):
+    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4 and later
         return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
 

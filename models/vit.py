@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.architecture import Architecture
 from models.initialization import initialize
-from models.products import LayerNorm, Linear, full_precision, linear, multiplies
+from models.products import Dropout, LayerNorm, Linear, as_autocast_now, autocast, in_own_type, linear, multiplies
 from models.stages import Stage, plan_stages
 from seeding import derive_seed
 
@@ -69,7 +69,8 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        mask = torch.empty((x.shape[0], 1, 1), dtype=x.dtype, device=x.device).bernoulli_(keep)
+        mask = torch.empty((x.shape[0], 1, 1), dtype=x.dtype, device=x.device)
+        mask = in_own_type(lambda mask: mask.bernoulli_(keep), mask)
         return x * mask.div_(keep)
 
 
@@ -109,7 +110,7 @@ class Attention(nn.Module):
         self.attention_dropout = arch.attention_dropout
         self.qkv = Linear(arch.embed_dim, 3 * arch.embed_dim)
         self.proj = Linear(arch.embed_dim, arch.embed_dim)
-        self.proj_drop = nn.Dropout(arch.dropout)
+        self.proj_drop = Dropout(arch.dropout)
 
     def forward(self, x: Tensor, num_queries: Optional[int] = None) -> Tensor:
         if num_queries is None:
@@ -123,7 +124,7 @@ class Attention(nn.Module):
         if multiplies(query.dtype, query.device):
             context = self._attend(query, key, value, dropout)
         else:  # see `models.products`
-            with full_precision(query.device):
+            with autocast(query.device, None):
                 context = self._attend(query.float(), key.float(), value.float(), dropout).to(query.dtype)
         context = context.transpose(1, 2).flatten(2)  # [B, H, Q, D / H] -> [B, Q, D]
         return self.proj_drop(self.proj(context))
@@ -160,10 +161,10 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = Linear(arch.embed_dim, arch.mlp_dim)
         self.fc2 = Linear(arch.mlp_dim, arch.embed_dim)
-        self.drop = nn.Dropout(arch.dropout)
+        self.drop = Dropout(arch.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return self.drop(self.fc2(self.drop(in_own_type(F.gelu, self.fc1(x)))))
 
 
 class Block(nn.Module):
@@ -200,7 +201,7 @@ class Block(nn.Module):
 
 def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws_random_numbers: bool) -> Tensor:
     """`function(x)`, of which only x is kept for the backward pass: the rest is computed again (arXiv 1604.06174)."""
-    return checkpoint(function, x, use_reentrant=False, preserve_rng_state=draws_random_numbers)
+    return checkpoint(as_autocast_now(function), x, use_reentrant=False, preserve_rng_state=draws_random_numbers)
 
 
 class PreLogits(nn.Module):
@@ -232,7 +233,7 @@ class VisionTransformer(nn.Module):
             if arch.distillation != "none":
                 self.dist_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
             self.pos_embed = nn.Parameter(torch.empty(1, arch.num_tokens, arch.embed_dim))
-            self.pos_drop = nn.Dropout(arch.dropout)
+            self.pos_drop = Dropout(arch.dropout)
         self.blocks = nn.ModuleDict({str(index): Block(arch, index) for index in self.stage.blocks})
         if self.stage.has_head:
             self.norm = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
@@ -268,7 +269,7 @@ class VisionTransformer(nn.Module):
 
     def classify(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N or Q, D] -> logits [B, K], in float32 whatever the precision of the blocks."""
-        with full_precision(tokens.device):
+        with autocast(tokens.device, None):
             logits = self.head(self.pre_logits(self.norm(tokens[:, 0].float())))
             if self.arch.distillation != "heads":
                 return logits

@@ -87,7 +87,7 @@ def build_app(predictor: Predictor, chooser: Chooser, model_name: str) -> Flask:
     here = os.path.dirname(os.path.abspath(__file__))
     app = flask.Flask(__name__, static_folder=os.path.join(here, "page"), static_url_path="/page", template_folder=here)
     app.request_class = _in_memory(flask.Request)
-    app.config.update(MAX_CONTENT_LENGTH=MOST_BYTES, MAX_FORM_PARTS=2 * MOST_FILES, HOSTS=_hosts(80))
+    app.config.update(MAX_CONTENT_LENGTH=MOST_BYTES, HOSTS=_hosts(80))
     one_at_a_time = threading.Lock()
 
     @app.before_request
@@ -135,6 +135,8 @@ def _in_memory(base: Any) -> Any:
     """The library's request, whose uploads would be written to temporary files from 500 kB on."""
 
     class RequestInMemory(base):
+        max_form_parts = 2 * MOST_FILES  # Flask's setting of that name came with 3.1
+
         def _get_file_stream(self, *sizes: Any, **details: Any) -> io.BytesIO:
             return io.BytesIO()
 

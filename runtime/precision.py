@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ContextManager, List, Optional
 
 import torch
 
-from models.products import multiplies
+from models.products import autocast, multiplies
 
 if TYPE_CHECKING:
     from config import Config
@@ -46,7 +46,7 @@ class Precision:
         """Context of a forward pass."""
         if self.compute == self.weights:
             return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=self.compute)
+        return autocast(device, self.compute)
 
 
 def precision_of(config: Config) -> Precision:

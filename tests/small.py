@@ -46,6 +46,11 @@ def small_config(tmp_path: Any, command: str = "finetune", **overrides: Any) -> 
     return load_config(command, ["--config", "tiny", "--config-file", str(path)])
 
 
+def num_bytes(tensor: Tensor) -> int:
+    """`tensor.nbytes`, which came with torch 2.1."""
+    return tensor.numel() * tensor.element_size()
+
+
 def host_batch(config: Config, share: DataShare, step: int = 0) -> HostBatch:
     """A share of one host step of random images, the same whole batch for every share."""
     images, labels = _whole_batch(config, step)

@@ -53,6 +53,7 @@ def test_compile_only_prints_the_plan_and_stops(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_digits_trains_in_four_processes_from_any_folder_and_validates(tmp_path: Path) -> None:
     output = run(tmp_path, "pretrain.py", "--config", "digits", "--epochs", "3")
     assert re.search(
@@ -73,6 +74,7 @@ def test_digits_trains_in_four_processes_from_any_folder_and_validates(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_a_pipeline_checkpoint_finetunes_with_a_new_head_on_one_device(tmp_path: Path) -> None:
     run(tmp_path, "pretrain.py", *SHORT[:-1], "pretrained")
     keys = ["--runtime", "single", "--num-labels", "12", "--pretrained-checkpoint", "pretrained"]
@@ -81,12 +83,14 @@ def test_a_pipeline_checkpoint_finetunes_with_a_new_head_on_one_device(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_a_pipeline_of_one_process_needs_no_launcher(tmp_path: Path) -> None:
     flags = ["--runtime", "pipeline", "--num-processes", "1", "--validation-epochs", "0"]
     assert "4 stages run as 1" in run(tmp_path, "pretrain.py", *SHORT, *flags)
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_stages_validate_with_fewer_micro_batches_a_weight_update(tmp_path: Path) -> None:
     run(tmp_path, "pretrain.py", *SHORT[:-1], "run", "--runtime", "single", "--validation-epochs", "0")
     flags = ["--gradient-accumulation", "1", "--runtime", "pipeline", "--learning-rate", "1"]
@@ -108,6 +112,7 @@ def test_a_python_without_the_packages_is_told_which_to_use(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_torchrun_sets_the_world_up(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29641"]
     done = subprocess.run(
@@ -127,9 +132,12 @@ WRONG = [
         ["--config", "digits", "--num-processes", "3", "--layers-per-ipu", "2", "2", "--ipus-per-replica", "2"],
         ["3 processes"],
     ),
-    (["--config", "digits", "--pretrained-checkpoint", "google/vit-base-patch16-224-in21k"], ["google/vit", "hub"]),
-    (["--config", "digits", "--resume"], ["--resume finds no saved step"]),
-    (["--config", "digits", "--num-labels", "4"], ["4", "10"]),
+    (
+        ["--config", "digits_single", "--pretrained-checkpoint", "google/vit-base-patch16-224-in21k"],
+        ["google/vit", "hub"],
+    ),
+    (["--config", "digits_single", "--resume"], ["--resume finds no saved step"]),
+    (["--config", "digits_single", "--num-labels", "4"], ["4", "10"]),
 ]
 
 
@@ -143,6 +151,7 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(tmp_path: Path, flags: L
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_worker_takes_the_rest_down_and_is_named(tmp_path: Path, victim: int) -> None:
     flags = ["--config", "digits", "--checkpoint-output-dir", "", "--epochs", "500"]

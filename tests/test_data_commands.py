@@ -55,6 +55,7 @@ def images_of(folder: Path, count: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_images_that_cannot_be_read_change_nothing_between_one_device_and_a_pipeline(tmp_path: Path) -> None:
     write_images(tmp_path / "data", {"train/ant": 17, "train/bee": 20, "val/ant": 5, "val/bee": 6})
     bad = [tmp_path / "data" / name for name in ("train/ant/3.png", "train/bee/7.png", "val/bee/0.png")]
@@ -79,6 +80,7 @@ def test_images_that_cannot_be_read_change_nothing_between_one_device_and_a_pipe
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_several_labels_an_image_are_learned_the_same_on_one_device_and_in_a_pipeline(tmp_path: Path) -> None:
     images_of(tmp_path / "images", 40)
     draw = random.Random(0)

@@ -115,6 +115,12 @@ def test_imports_point_the_way_that_the_design_says():
     assert found == []
 
 
+def test_our_files_keep_to_the_grammar_of_python_3_8():
+    programs = [path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*our_files(), *programs]:
+        ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 8))
+
+
 @pytest.mark.parametrize(
     ("module", "source", "problem"),
     [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, List, Optional, Tuple
 
 import pytest
 
 from errors import UserError
+from machine import has_pipelining
 from models.stages import Stage, fold_stages, plan_stages
-from placement import place, place_pipeline, place_single, resolve_runtime
+from placement import check_can_run, place, place_pipeline, place_single, resolve_runtime
 from tests.small import small_config
 
 # layers, replicas, schedule, processes asked for, GPUs, cores -> (pipeline size, replica groups, parts)
@@ -100,8 +102,24 @@ def test_interleaved_needs_several_stages_a_process_and_equal_rounds(tmp_path: A
         ("pipeline", 0, None, "pipeline"),
     ],
 )
-def test_auto_picks_the_pipeline_for_several_gpus_or_a_launchers_world(asked, gpus, world, expected) -> None:
+def test_auto_picks_the_pipeline_for_several_gpus_or_a_launchers_world(
+    monkeypatch: pytest.MonkeyPatch, asked, gpus, world, expected
+) -> None:
+    monkeypatch.setattr("placement.has_pipelining", lambda: True)
     assert resolve_runtime(asked, gpus, world) == expected
+
+
+def test_a_torch_without_schedules_runs_all_on_one_device(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("placement.has_pipelining", lambda: False)
+    assert resolve_runtime("auto", 8, None) == "single"
+    config = small_config(tmp_path, layers_per_ipu=[1] * 4)
+    check_can_run(place_single(config))
+    with pytest.raises(UserError, match=r"(?s)runtime = pipeline needs torch 2.5 or later.* --runtime single"):
+        check_can_run(place_pipeline(config, None, 0, 2))
+
+
+def test_pipelining_is_found_without_importing_torch() -> None:
+    assert has_pipelining() == (find_spec("torch.distributed.pipelining") is not None)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +134,7 @@ def test_a_weight_update_has_a_micro_batch_for_every_stage(tmp_path: Any, accumu
 
 
 def test_a_gpu_serves_one_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("placement.has_pipelining", lambda: True)
     monkeypatch.setattr("placement.num_gpus", lambda device: 2)
     keys = {"runtime": "auto", "layers_per_ipu": [1] * 4, "device": "auto"}
     assert place(small_config(tmp_path, **keys)).num_processes == 2

@@ -56,7 +56,9 @@ CONFIG: Dict[str, Any] = {
 }
 RUNTIMES = [
     pytest.param({"runtime": "single"}, id="single"),
-    pytest.param({"runtime": "pipeline", "layers_per_ipu": [1, 1]}, id="pipeline", marks=pytest.mark.slow),
+    pytest.param(
+        {"runtime": "pipeline", "layers_per_ipu": [1, 1]}, id="pipeline", marks=[pytest.mark.slow, pytest.mark.pipeline]
+    ),
 ]
 
 
@@ -257,6 +259,7 @@ def test_resuming_needs_a_folder(run_here: Callable[..., str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_sigterm_to_every_process_saves_as_a_scheduler_needs_it(tmp_path: Path) -> None:
     process = train(tmp_path, "run", {"runtime": "pipeline", "layers_per_ipu": [1, 1], "epochs": 200})
     assert process.stdout is not None
@@ -301,7 +304,10 @@ def test_early_stopping_counts_on_over_a_resume(tmp_path: Path, run_here: Callab
     "flags",
     [
         "--kills 2 --steps 16 --runtime single --precision bf16.16",
-        "--kills 1 --steps 8 --runtime pipeline --precision 16.16 --keys auto_loss_scaling=true",
+        pytest.param(
+            "--kills 1 --steps 8 --runtime pipeline --precision 16.16 --keys auto_loss_scaling=true",
+            marks=pytest.mark.pipeline,
+        ),
     ],
 )
 def test_a_run_that_is_killed_in_the_middle_of_saves_ends_with_the_same_bytes(flags: str) -> None:

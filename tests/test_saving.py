@@ -283,6 +283,7 @@ def save_in_a_pipeline(rank: int, config: Any, folder: str, failing: Optional[in
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 @pytest.mark.parametrize("failing", [0, 1])
 @pytest.mark.parametrize("policy", ["stop", "warn"])
 def test_a_process_that_cannot_write_its_part_fails_the_step_in_all(tmp_path: Path, failing: int, policy: str) -> None:

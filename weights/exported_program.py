@@ -9,9 +9,8 @@ from typing import Mapping
 import torch
 from torch import Tensor
 
-from errors import UserError
 from weights.card import ModelCard
-from weights.onnx_file import CHECKED_BATCHES, example_pixels, metadata
+from weights.onnx_file import CHECKED_BATCHES, check_exporter, example_pixels, metadata
 from weights.whole_model import build_whole
 
 
@@ -20,8 +19,7 @@ def write_exported_program(path: Path, card: ModelCard, tensors: Mapping[str, Te
 
     Input and metadata (files of the archive) as of `write_onnx`: `torch.export.load(path).module()(pixels)` gives logits.
     """
-    if not hasattr(torch, "export"):
-        raise UserError(f"torch {torch.__version__} has no torch.export: use torch 2.6 or later.")
+    check_exporter()
     model = build_whole(card.arch, tensors)
     batch = torch.export.Dim("batch", min=1, max=65536)
     program = torch.export.export(model, (example_pixels(card, 2),), dynamic_shapes={"x": {0: batch}})

@@ -24,8 +24,9 @@ def write_onnx(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> fl
 
     Input "pixels" [B, C, H, W], float32, (pixel / 255 - mean) / std; output "logits" [B, K]. The file's metadata hold mean,
     std, size and class names. Weights keep their type, and are widened to float32 where they are used. Raises UserError where
-    packages are missing, or the model is too large.
+    packages are missing, torch is too old, or the model is too large.
     """
+    check_exporter()
     onnx, runtime = _packages()
     if sum(tensor.nbytes for tensor in tensors.values()) > MOST_BYTES:
         raise UserError(
@@ -38,6 +39,15 @@ def write_onnx(path: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> fl
     onnx.save(proto, str(path))
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return max(_difference(session, model, example_pixels(card, batch)) for batch in CHECKED_BATCHES)
+
+
+def check_exporter() -> None:
+    """Raises UserError where torch cannot export the model. (Its older exporter to ONNX does not know the attention of 2.0.1.)"""
+    if not hasattr(torch, "export"):
+        raise UserError(
+            f"torch {torch.__version__} has no torch.export, which this format needs.\n"
+            "       Convert it elsewhere, with torch 2.6 or later, or to another format."
+        )
 
 
 def _exported(model: torch.nn.Module, pixels: Tensor) -> Any:

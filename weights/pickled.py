@@ -56,9 +56,13 @@ def write_bin(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.write_bytes(content.getbuffer())
 
 
+def is_safe(version: str) -> bool:
+    """Whether torch of this version reads a pickle without running code of it."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2]) >= SAFE_SINCE
+
+
 def _check_torch(path: Path, version: str) -> None:
-    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    if numbers < SAFE_SINCE:
+    if not is_safe(version):
         raise UserError(
             f"{path} is a pickle, which torch {version} cannot read safely (CVE-2025-32434).\n"
             "       Convert it elsewhere, with torch 2.6 or later: python convert.py FROM TO --to huggingface."

@@ -80,6 +80,8 @@ class Table:
                     if row and row != [""]:
                         yield reader.line_num, row
             except csv.Error as error:
+                if "line contains NUL" in str(error):  # Python 3.11 and later read them
+                    raise self._not_text() from None
                 remedy = 'Look there and above for a " without its partner; a " within a quoted field is written "".'
                 raise self.bad_row(reader.line_num, f"cannot be read: {error}", remedy) from None
             except UnicodeDecodeError:

@@ -6,6 +6,7 @@ import math
 import random
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -179,7 +180,9 @@ def test_evaluation_resizes_the_short_side_and_keeps_the_centre(tmp_path, shape,
     image = random_image(*shape)
     config = small_config(tmp_path, image_size=28, patches_size=7, eval_crop=0.875)  # short side 32
     expected = functional.center_crop(functional.resize(image, list(resized), antialias=True), [28, 28])
-    assert torch.equal(eval_pixels(config, image), expected)
+    # torchvision 0.15 resizes floats and rounds them; torch's own resizing of bytes, which later ones use, is up to 1 off.
+    tolerance = 1 if version("torchvision").startswith("0.15.") else 0
+    torch.testing.assert_close(eval_pixels(config, image), expected, rtol=0, atol=tolerance)
 
 
 def test_evaluation_without_a_crop_keeps_an_image_of_the_right_size(tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from models.architecture import Architecture, count_forward_flops, count_parameters
 from models.stages import plan_stages
@@ -43,7 +42,8 @@ def test_parameters_and_flops_are_counted_with_the_token(distillation: str) -> N
         model = build_model(arch, seed=0, stage=stage)
         counted = sum(count_parameters(arch, unit) for unit in stage.units)
         assert counted == sum(parameter.numel() for parameter in model.parameters())
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    flop_counter = pytest.importorskip("torch.utils.flop_counter", reason="torch 2.0 does not count operations")
+    with torch.no_grad(), flop_counter.FlopCounterMode(display=False) as counter:
         build_model(arch, seed=0).eval()(pixels(1))
     units = [unit for stage in plan_stages([4]) for unit in stage.units]
     assert counter.get_total_flops() == sum(count_forward_flops(arch, unit) for unit in units)

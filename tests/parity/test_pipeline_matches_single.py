@@ -15,7 +15,7 @@ from runtime.single import SingleRuntime
 from tests.processes import run_processes
 from tests.small import host_batch, small_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 # fp32 sums in another order: a few roundings of 6e-8.
 TOLERANCE = 1e-6

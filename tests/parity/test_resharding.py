@@ -17,7 +17,7 @@ from tests.processes import run_processes
 from tests.small import host_batch, small_config
 from weights.card import card_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 TOLERANCE = 1e-6  # fp32 sums in another order: a few roundings of 6e-8
 

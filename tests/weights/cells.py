@@ -33,6 +33,14 @@ class Cell(NamedTuple):
     measure: Callable[[Path], float]
     is_slow: bool = False
 
+    @property
+    def reads_pickles(self) -> bool:
+        return ".bin" in self.source or self.source.startswith("app ")
+
+    @property
+    def exports(self) -> bool:
+        return self.target.startswith(("ONNX", "torch.export"))
+
 
 def read_hugging_face(folder: Path, sizes: Sizes, **saving: Any) -> float:
     model = peers.hugging_face(sizes)
@@ -77,10 +85,8 @@ def read_deit(folder: Path, with_teacher: bool) -> float:
 
 
 def read_timm_folder(folder: Path, sizes: Sizes, name: str = "vit_base_patch16_224") -> float:
-    from timm.models import save_for_hf
-
     model = peers.timm_model(sizes, name)
-    save_for_hf(model, folder, safe_serialization=True)
+    peers.save_timm(model, folder)
     return peers.difference(peers.ours(folder), model, sizes)
 
 
@@ -164,10 +170,8 @@ def write_timm_file(folder: Path) -> float:
 
 
 def write_timm_distilled(folder: Path) -> float:
-    from timm.models import save_for_hf
-
     model = peers.timm_model(TOY, "deit_tiny_distilled_patch16_224")
-    save_for_hf(model, folder / "in", safe_serialization=True)
+    peers.save_timm(model, folder / "in")
     run(folder / "in", folder / "out", "--to", "timm")
     return peers.difference(timm.create_model(f"local-dir:{folder / 'out'}", pretrained=True).eval(), model, TOY)
 

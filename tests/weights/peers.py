@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -90,7 +90,17 @@ def timm_model(sizes: Sizes, name: str = "vit_base_patch16_224", **changes: Any)
         "num_heads": sizes.heads,
         "num_classes": sizes.classes,
     }
-    return shaken(timm.create_model(name, **{**arguments, **changes}))
+    model = shaken(timm.create_model(name, **{**arguments, **changes}))
+    model.made_with = {**arguments, **changes}
+    return model
+
+
+def save_timm(model: nn.Module, folder: Path, config: Optional[Dict[str, Any]] = None) -> None:
+    """A folder as timm writes it. Up to 1.0.30, the last for Python 3.8, it has to be told how the model was made."""
+    from timm.models import save_for_hf
+
+    is_told = tuple(map(int, timm.__version__.split(".")[:3])) <= (1, 0, 30)
+    save_for_hf(model, folder, config, model.made_with if is_told else None, safe_serialization=True)
 
 
 def ours(path: Path, num_heads: int = 0) -> VisionTransformer:

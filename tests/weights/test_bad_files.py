@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from errors import UserError
+from tests.newer_torch import reads_pickles
 from tests.weights import peers
 from tests.weights.peers import TOY
 from weights import pickled
@@ -30,6 +31,7 @@ class Malice:
         return os.system, (f"touch {self.trace}",)
 
 
+@reads_pickles
 @pytest.mark.parametrize("in_zip", [True, False], ids=["torch's archive", "bare pickle"])
 @pytest.mark.parametrize("beside_config", [True, False])
 def test_a_malicious_bin_does_not_run(tmp_path: Path, in_zip: bool, beside_config: bool) -> None:
@@ -184,6 +186,7 @@ def test_an_npz_of_something_else_is_refused(tmp_path: Path) -> None:
         open_model(str(tmp_path / "n.npz"))
 
 
+@reads_pickles
 def test_a_bin_of_something_else_is_refused(tmp_path: Path) -> None:
     for content, words in (
         ({"a": torch.zeros(1)}, "it lacks embeddings.patch"),

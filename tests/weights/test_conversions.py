@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.newer_torch import exports, reads_pickles
 from tests.weights.cells import cells
 
 CELLS = cells()
-MARKS = {name: [pytest.mark.slow] if cell.is_slow else [] for name, cell in CELLS.items()}
+MARKS = {
+    name: [pytest.mark.slow] * cell.is_slow + [reads_pickles] * cell.reads_pickles + [exports] * cell.exports
+    for name, cell in CELLS.items()
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in MARKS.items()])

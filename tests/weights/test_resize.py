@@ -57,10 +57,8 @@ def test_a_run_on_larger_images_starts_from_resized_positions_and_says_so(tmp_pa
 
 
 def test_convert_gives_the_model_that_timm_makes_of_it_at_another_size(tmp_path: Path) -> None:
-    from timm.models import save_for_hf
-
     model = peers.timm_model(peers.TOY)
-    save_for_hf(model, tmp_path / "in", safe_serialization=True)
+    peers.save_timm(model, tmp_path / "in")
     cells.run(tmp_path / "in", tmp_path / "out", "--to", "pipevit", "--image-size", "48")
     model.set_input_size(img_size=48)
     assert peers.difference(peers.ours(tmp_path / "out"), model, peers.TOY._replace(image=48)) <= 1e-5
