@@ -11,3 +11,7 @@ reads_pickles = pytest.mark.skipif(
     not pickled.is_safe(torch.__version__), reason=f"torch {torch.__version__} cannot read pickles safely"
 )
 exports = pytest.mark.skipif(not hasattr(torch, "export"), reason=f"torch {torch.__version__} has no torch.export")
+fuses_attention = pytest.mark.skipif(
+    not hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"),
+    reason=f"torch {torch.__version__} has no fused attention on CPUs",
+)

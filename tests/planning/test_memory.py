@@ -23,6 +23,7 @@ from planning.stage_memory import stage_memories
 from runtime.precision import precision_of
 from runtime.replicas import split_over_replicas
 from runtime.single import SingleRuntime
+from tests.newer_torch import fuses_attention
 from tests.small import host_batch, small_config
 
 PRECISIONS = ("32.32", "bf16.32", "16.32", "16.16", "bf16.16")
@@ -144,7 +145,14 @@ def saved_bytes(arch: Architecture, batch: int) -> int:
     return sum(saved.values())
 
 
-@pytest.mark.parametrize("keys", KINDS, ids=[" ".join(kind) or "plain" for kind in KINDS])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param(kind, marks=() if {"attention_dropout", "fused_attention"} & set(kind) else fuses_attention)
+        for kind in KINDS
+    ],
+    ids=[" ".join(kind) or "plain" for kind in KINDS],
+)
 def test_activations_are_what_autograd_saves_in_float32(tmp_path, keys: Dict[str, Any]) -> None:
     arch = Architecture(
         image_size=(32, 32), patch_size=(4, 4), embed_dim=64, depth=4, num_heads=4, mlp_dim=256, num_labels=10, **keys

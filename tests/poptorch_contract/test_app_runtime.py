@@ -150,6 +150,15 @@ def test_automatic_loss_scaling_is_reported_and_saved(poptorch: Any, tmp_path: A
     assert runtime.loss_scale_factor == 64.0
 
 
+def test_evaluation_leaves_nothing_out(poptorch: Any, tmp_path: Any) -> None:
+    config = small_config(
+        tmp_path, **KEYS, hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5, drop_path_rate=0.5
+    )
+    runtime, oracle = ipu_runtime(config), single_runtime(config)
+    runtime.prepare(evaluates=False)  # the model is in training mode now
+    torch.testing.assert_close(logits_of(runtime, config), logits_of(oracle, config), rtol=1e-5, atol=1e-5)
+
+
 def test_dropout_draws_anew_in_every_micro_batch_and_step(poptorch: Any, tmp_path: Any) -> None:
     config = small_config(tmp_path, **{**KEYS, "hidden_dropout_prob": 0.5, "micro_batch_size": 1})
     runtime = ipu_runtime(config)

@@ -81,6 +81,25 @@ def test_the_type_of_sgds_velocity_has_its_own_name(poptorch: Any, tmp_path: Any
     assert ipu_runtime(config)._optimizer.velocity_accum_type == (torch.float16 if half else torch.float32)
 
 
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "LAMB"])
+@pytest.mark.parametrize("half", [True, False])
+def test_accumulators_and_moments_have_the_types_of_the_config(
+    poptorch: Any, tmp_path: Any, kind: str, half: bool
+) -> None:
+    wanted = torch.float16 if half else torch.float32
+    types = dict.fromkeys(("accum_type", "first_order_type", "second_order_type"), "fp16" if half else "fp32")
+    optimizer = ipu_runtime(small_config(tmp_path, **KEYS, optimizer=kind, **types))._optimizer
+    assert optimizer.accum_type == wanted
+    if kind != "SGD":
+        assert optimizer.first_order_momentum_accum_type == optimizer.second_order_momentum_accum_type == wanted
+
+
+def test_32_bit_precision_keeps_32_bits_whatever_the_apps_default_is(poptorch: Any, tmp_path: Any) -> None:
+    keys = {**KEYS, "precision": "32.32", "accum_type": "fp16", "first_order_type": "fp16"}
+    optimizer = ipu_runtime(small_config(tmp_path, **keys))._optimizer
+    assert optimizer.accum_type == optimizer.velocity_accum_type == torch.float32
+
+
 def test_every_attribute_that_changes_is_variable(poptorch: Any, tmp_path: Any) -> None:
     """PopTorch compiles attributes that were not given into constants, and refuses to change them."""
     for keys in ({}, {"optimizer": "AdamW"}, {"optimizer": "LAMB"}, {"optimizer": "Adam", "auto_loss_scaling": True}):

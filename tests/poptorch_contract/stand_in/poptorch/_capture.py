@@ -123,6 +123,23 @@ def _name(func: Any) -> str:
     return name
 
 
+@contextlib.contextmanager
+def _all_indexing_is_seen() -> Iterator[None]:
+    """torch 2.0 tells modes of x[1:, 0], but neither of x[1:] nor of x[mask]: their results would become constants."""
+    plain = torch.Tensor.__getitem__
+
+    def __getitem__(x: torch.Tensor, index: Any) -> torch.Tensor:  # noqa: N807  # the name under which it is recorded
+        index = index if isinstance(index, tuple) else (index,)
+        refuse_op("__getitem__", (x, index), {})
+        return plain(x, index)
+
+    torch.Tensor.__getitem__ = __getitem__  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del torch.Tensor.__getitem__
+
+
 def capture(model: torch.nn.Module, strategy: Any, args: Any, kwargs: Any, training: bool) -> Program:
     """The program of model(*args, **kwargs), all tensors of which are of one micro-batch."""
     recorder = _Recorder(Walk(strategy))
@@ -134,7 +151,7 @@ def capture(model: torch.nn.Module, strategy: Any, args: Any, kwargs: Any, train
         each_tensor(lambda tensor: input_slots.append(int(recorder.new_slot(tensor))), (args, kwargs))
         Walk.current = recorder.walk
         try:
-            with recorder, torch.set_grad_enabled(training):
+            with recorder, _all_indexing_is_seen(), torch.set_grad_enabled(training):
                 result = model(*args, **kwargs)
         finally:
             Walk.current = None

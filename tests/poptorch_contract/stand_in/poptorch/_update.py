@@ -10,6 +10,7 @@ import torch
 from poptorch._errors import Error
 from poptorch._optimizer_values import Values, check_change, convert
 
+_RATE = "learningRate___specific___"
 _FACTOR = "lossScaleUpdateFactor"
 _NUM_UPDATES = "lossScaleUpdateCount"  # PopART keeps one, too, under a name that is not known here
 
@@ -25,6 +26,7 @@ class DeviceOptimizer:
         if missing:
             raise Error(f"the optimizer has no parameter {missing[0]!r}, which the model trains")
         self._group = {name: self.values.group_of[id(params[name])] for name in trained}
+        self._restored_rates: Dict[str, float] = {}  # of a loaded state, until other values are uploaded
         self.state: Dict[str, torch.Tensor] = {}
         if has_als:
             self.state.update({_FACTOR: torch.tensor(1.0), _NUM_UPDATES: torch.tensor(0.0)})
@@ -54,12 +56,16 @@ class DeviceOptimizer:
         pending = getattr(optimizer, "_pending", None)
         if pending:
             self.load(pending["ipu_state"])
+            rates = {name: pending["ipu_param"].get(f"{_RATE}{name}") for name in self._group}
+            self._restored_rates = {name: float(rate) for name, rate in rates.items() if rate is not None}
         if hasattr(optimizer, "variable_attrs"):
             optimizer._pending, optimizer._device = None, self
 
     def change(self, optimizer: Any) -> None:
         after = convert(optimizer, is_loss_scaling_variable=self._has_als)
         check_change(self.values, after)
+        if (after.groups, after.whole) != (self.values.groups, self.values.whole):  # else nothing is uploaded
+            self._restored_rates = {}
         self.values = after
         self.link(optimizer)
 
@@ -75,7 +81,7 @@ class DeviceOptimizer:
     def parameters_copy(self) -> Dict[str, torch.Tensor]:
         params = {"lossScaling_FLOAT": torch.tensor(float(self.values.whole["loss_scaling"]))}
         for name in self._group:
-            params[f"learningRate___specific___{name}"] = torch.tensor(float(self._of(name)["lr"]))
+            params[f"{_RATE}{name}"] = torch.tensor(float(self._of(name)["lr"]))
             params[f"weightDecay___specific___{name}"] = torch.tensor(float(self._of(name)["weight_decay"]))
         return params
 
@@ -97,7 +103,8 @@ class DeviceOptimizer:
         self.state[_NUM_UPDATES].add_(1)
 
     def _of(self, name: str) -> Dict[str, Any]:
-        return self.values.groups[self._group[name]]
+        group = self.values.groups[self._group[name]]
+        return {**group, "lr": self._restored_rates[name]} if name in self._restored_rates else group
 
     @torch.no_grad()
     def step(self, weights: Dict[str, torch.Tensor], grads: Dict[str, torch.Tensor]) -> None:
