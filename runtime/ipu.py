@@ -86,7 +86,6 @@ class IpuRuntime:
         return notes
 
     def _compile_trainer(self, multi_label: bool) -> float:
-        self._vit.train()
         model = TrainingModel(self._vit, self.config).train()
         options = training_options(self.config)
         with _told_of_refusals():
@@ -100,7 +99,6 @@ class IpuRuntime:
 
     def _compile_evaluator(self) -> float:
         self._release(self._trainer)
-        self._vit.eval()
         model = EvaluationModel(self._vit, self.config).eval()
         options = evaluation_options(self.config)
         with _told_of_refusals():

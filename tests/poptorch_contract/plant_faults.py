@@ -116,7 +116,13 @@ FAULTS = [
         "        pass\n",
         "runtime",
     ),
-    Fault("dropout in evaluation", "runtime/ipu.py", "        self._vit.eval()\n", "", "runtime"),
+    Fault(
+        "dropout in evaluation",
+        "runtime/ipu.py",
+        "EvaluationModel(self._vit, self.config).eval()",
+        "EvaluationModel(self._vit, self.config).train()",
+        "runtime",
+    ),
     Fault(
         "too few device iterations in evaluation",
         "ipu_plan.py",
