@@ -33,6 +33,7 @@ from runtime.ipu_optimizer import (
     named_state,
     set_learning_rate,
 )
+from runtime.same_config import check_same_config
 
 if TYPE_CHECKING:
     from config import Config
@@ -53,6 +54,7 @@ class IpuRuntime:
         set_threads(config, default=num_cores)
         launched = poprun()
         self._instances = OneInstance() if launched is None else PoprunInstances(launched)
+        check_same_config(config, self._instances.gather)
         first = 0 if launched is None else launched.first_replica
         self._local_replicas = config.replication_factor if launched is None else launched.local_replicas
         self.share = DataShare(replicas=tuple(range(first, first + self._local_replicas)))

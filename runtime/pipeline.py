@@ -27,6 +27,7 @@ from runtime.interfaces import choose_interface
 from runtime.peers import Peers
 from runtime.precision import Precision, precision_notes, precision_of
 from runtime.report import nonfinite_text
+from runtime.same_config import check_same_config
 from runtime.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
@@ -83,9 +84,7 @@ class PipelinePeers(Peers):
         dist.broadcast(value, src=owner * size + self._placement.pipeline_rank(self._rank), group=self._replicas)
 
     def gather(self, value: Any) -> list[Any]:
-        values: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(values, value)
-        return values
+        return _gather(value)
 
 
 class PipelineRuntime:
@@ -134,6 +133,7 @@ class PipelineRuntime:
         if spans_hosts():
             choose_interface()
         dist.init_process_group(backend, timeout=TIMEOUT, **alone)
+        check_same_config(self.config, _gather)  # before groups are made by it
         size, groups = self.placement.pipeline_size, self.placement.replica_groups
         pipelines = _groups([range(g * size, (g + 1) * size) for g in range(groups)])
         self._pipeline_group = pipelines[self.placement.replica_group(self.rank)]
@@ -329,6 +329,13 @@ class PipelineRuntime:
         if self._watch is not None:
             self._watch.leave()
         dist.destroy_process_group()
+
+
+def _gather(value: Any) -> list[Any]:
+    """Every process's value, in every process."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def _network_note(placement: Placement) -> str | None:
