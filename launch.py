@@ -18,7 +18,7 @@ from multiprocessing import connection, forkserver, get_context, resource_tracke
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from errors import SharedError, UserError
-from machine import local_rank, world_size
+from machine import is_first_of_host, world_size
 from placement import Placement, check_can_run, follow_launcher, place
 
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
@@ -53,7 +53,7 @@ def guarded(action: Callable[[], int], debug: bool = False) -> int:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        if not (isinstance(error, SharedError) and local_rank()):
+        if is_first_of_host() or not isinstance(error, SharedError):
             print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:

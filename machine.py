@@ -69,8 +69,18 @@ def local_world_size() -> Optional[int]:
 
 
 def spans_hosts() -> bool:
-    """Whether the launcher's world has processes on other hosts, too."""
-    return 0 < (local_world_size() or 0) < (world_size() or 0)
+    """Whether the launcher's world has processes on other hosts, too. (poprun starts its by MPI.)"""
+    here, everywhere = local_world_size() or _of_mpi("LOCAL_SIZE"), world_size() or _of_mpi("SIZE")
+    return 0 < here < everywhere
+
+
+def _of_mpi(name: str) -> int:
+    return int(os.environ.get(f"OMPI_COMM_WORLD_{name}") or 0)
+
+
+def is_first_of_host() -> bool:
+    """Whether this is the first, or the only process of a launcher on its host."""
+    return not (local_rank() or _of_mpi("LOCAL_RANK"))
 
 
 def rank() -> int:
@@ -84,7 +94,8 @@ def local_rank() -> int:
 
 def host_number() -> int:
     """The same for all processes of a host, another on another host. (`torchrun` sets GROUP_RANK.)"""
-    return int(os.environ.get("GROUP_RANK") or rank() - local_rank())
+    mpi = _of_mpi("RANK") - _of_mpi("LOCAL_RANK")
+    return int(os.environ.get("GROUP_RANK") or mpi or rank() - local_rank())
 
 
 def end_with_parent() -> None:

@@ -56,6 +56,7 @@ class Saver:
         begun = time.perf_counter()
         self.wait()
         self._told = False
+        self._check_finite(progress.step)
         folder = self._folder / f"step_{progress.step}"
         links = ("latest", "best") if is_best and self._config.keep_best else ("latest",)
         hidden, error = self._runtime.from_main(_open(folder, links) if self._runtime.is_main else None)
@@ -77,6 +78,19 @@ class Saver:
                 self.wait()
                 stalled = time.perf_counter() - begun
                 self._done = [replace(r, stall_seconds=stalled) if r.step == progress.step else r for r in self._done]
+
+    def _check_finite(self, step: int) -> None:
+        """Raises UserError in all processes where weights went bad, as they can on devices that make every update."""
+        if not self._runtime.makes_every_update:
+            return
+        weights = {name: value for part in self._runtime.weights().values() for name, value in part.items()}
+        bad = next((name for name, value in weights.items() if not bool(value.isfinite().all())), None)
+        bad = next((name for name in self._runtime.gather(bad) if name is not None), None)
+        if bad is not None:
+            raise UserError(
+                f"step {step} is not saved: its weights are no longer finite ({bad}), since this device makes every update.\n"
+                "       What was saved before is untouched: lower learning_rate or loss_scaling and go on with --resume."
+            )
 
     def poll(self) -> List[SaveRecord]:
         """What has come onto the disk since the last time, without waiting. Raises UserError as `save` does."""

@@ -268,8 +268,8 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
     if not _must_stop(run, result):
         return
     step, saved = run.progress.step, ""
-    if result.makes_every_update:
-        saved = " Its update was made all the same and is not saved: go on from the newest step with --resume."
+    if run.runtime.makes_every_update:
+        saved = " The update that did it was made and is not saved: --resume goes on from the newest step."
     elif run.saver is not None:
         try:
             run.saver.save(run.progress)
@@ -279,7 +279,9 @@ def _stop_on_nonfinite(run: Run, result: StepResult) -> None:
             saved = f" {str(error).splitlines()[0]}"
     whose = result.nonfinite or "the loss"
     others = ", set max_grad_norm, or leave such updates out with --on-nonfinite skip"
-    if run.config.combines_accumulators:  # which does neither
+    if run.runtime.makes_every_update:
+        others = ", or set max_grad_norm" if run.config.optimizer != "LAMB" else ""
+    elif run.config.combines_accumulators:  # which does neither
         others = ", or give --use-combined-accum false"
     last = f"The last finite values: {run.last_finite}." if run.last_finite else "No step before it was finite."
     raise UserError(

@@ -18,7 +18,6 @@ class StepResult:
     update's reduced gradient, before clipping and without the loss scale; None where no gradient is kept. `loss_scale` is the
     factor that the last weight update's loss was multiplied by. `skipped_updates` counts updates left out for a gradient that
     was not finite, `nonfinite` says in words whose it was, and `must_stop` that the run's policy is to end there.
-    `makes_every_update` says that the device leaves none out, whatever is in the gradient.
     """
 
     loss: float
@@ -28,7 +27,6 @@ class StepResult:
     loss_scale: float = 1.0
     nonfinite: str = ""
     must_stop: bool = False
-    makes_every_update: bool = False
 
 
 class Runtime(Protocol):
@@ -45,6 +43,7 @@ class Runtime(Protocol):
     eval_batch_size: int
     notes: List[str]  # what a user should know of how the model is run here
     backend: str  # "torch" or "ipu": whose optimiser state it reads
+    makes_every_update: bool  # whatever is in the gradient: weights may stop being finite
     num_parts: int  # pieces that the model's weights are stored in
     num_optimizer_parts: int  # pieces that the optimiser's state is stored in
     loss_scale_factor: float  # of automatic loss scaling: saved with a step and put back

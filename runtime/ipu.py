@@ -8,6 +8,7 @@ an IPU yet: docs/ipu.md says how.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING, Any, ContextManager, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -32,6 +33,7 @@ from runtime.ipu_optimizer import (
     loss_scale_factor,
     named_state,
     set_learning_rate,
+    state_types,
 )
 from runtime.same_config import check_same_config
 
@@ -39,13 +41,15 @@ if TYPE_CHECKING:
     from config import Config
     from placement import Placement
 
-RNG_STATE = "ipu_rng_state"
+# Of what is saved beside PopTorch's own state.
+RNG_STATE, TYPES, IPUS = "ipu_rng_state", "ipu_types", "ipu_ipus"
 
 
 class IpuRuntime:
     """One instance: a process with the IPUs of its replicas. See `base.Runtime`."""
 
     backend = "ipu"
+    makes_every_update = True
     num_parts = 1
     num_optimizer_parts = 1
 
@@ -61,12 +65,22 @@ class IpuRuntime:
         self.is_main = self._instances.index == 0
         self.eval_share_index, self.eval_num_shares = self._instances.index, self._instances.count
         self.eval_batch_size = config.micro_batch_size * eval_device_iterations(config) * self._local_replicas
+        # PopTorch shards the state over all replicas and gives each instance its own part alone.
+        self._state_is_whole = self._instances.count == 1 or not config.enable_rts
         self.notes = plan_notes(config, self._local_replicas)
+        if config.trains and not self._state_is_whole:
+            self.notes.append(
+                "enable_rts over several instances: the optimiser's state lies on several hosts and is not saved; a resumed run "
+                "begins with a new one"
+            )
+        if config.synthetic_data:
+            self.notes.append("synthetic_data: IPUs make up their inputs; losses, and what is saved, mean nothing")
         self._vit = build_ipu_vit(config)
         self._parameters = dict(self._vit.named_parameters())
         self._trainer: Any = None
         self._evaluator: Any = None
         self._rng_state: Optional[List[int]] = None  # to begin with, when a run is resumed
+        self._later_notes: List[str] = []
         if config.trains:
             assert config.learning_rate is not None, "checked where the config is read"
             # No schedule reaches this rate, so that the first step's is another one and gets uploaded: what a checkpoint puts
@@ -78,32 +92,42 @@ class IpuRuntime:
     def prepare(self, evaluates: bool, multi_label: bool = False) -> List[str]:
         """Compiles what will be needed. Raises UserError with PopTorch's own words where it refuses."""
         self._instances.broadcast({name: value.data for name, value in self._parameters.items()})
-        notes = []
         if self.config.trains and self._trainer is None:
             seconds = self._compile_trainer(multi_label)
-            notes.append(f"compiled for training in {seconds:.1f} s")
+            self._later_notes.append(f"compiled for training in {seconds:.1f} s")
         if evaluates and self._evaluator is None:
             seconds = self._compile_evaluator()
-            notes.append(f"compiled for evaluation in {seconds:.1f} s")
+            self._later_notes.append(f"compiled for evaluation in {seconds:.1f} s")
+        notes, self._later_notes = self._later_notes, []
         return notes
 
     def _compile_trainer(self, multi_label: bool) -> float:
+        self._release(self._evaluator)
         model = TrainingModel(self._vit, self.config).train()
-        options = training_options(self.config)
         with _told_of_refusals():
+            options = training_options(self.config)
             self._trainer = poptorch.trainingModel(model, options=options, optimizer=self._optimizer)
             begun = time.perf_counter()
             self._trainer.compile(*self._example_step(multi_label))
             seconds = time.perf_counter() - begun
-        if self._rng_state is not None:
-            self._trainer.rng_state, self._rng_state = self._rng_state, None
+        self._put_back_random_numbers()
         return seconds
+
+    def _put_back_random_numbers(self) -> None:
+        state, self._rng_state = self._rng_state, None
+        if state is None:
+            return
+        try:
+            self._trainer.rng_state = state
+        except (poptorch.Error, RuntimeError) as error:
+            first = str(error).strip().splitlines()[0]
+            self._later_notes.append(f"PopTorch does not take the saved random numbers back ({first}): they begin anew")
 
     def _compile_evaluator(self) -> float:
         self._release(self._trainer)
         model = EvaluationModel(self._vit, self.config).eval()
-        options = evaluation_options(self.config)
         with _told_of_refusals():
+            options = evaluation_options(self.config)
             self._evaluator = poptorch.inferenceModel(model, options=options)
             begun = time.perf_counter()
             self._evaluator.compile(self._pixels(self.eval_batch_size))
@@ -171,6 +195,8 @@ class IpuRuntime:
         losses, correct = self._trainer(*self._inputs(batch))
         sums = torch.stack([losses.double().sum(), correct.double().sum()])
         totals = self._instances.sum(sums).tolist()
+        if self.config.synthetic_data:  # outputs may never be written
+            totals = [total if math.isfinite(total) else 0.0 for total in totals]
         config = self.config
         micro_batches = config.device_iterations * config.gradient_accumulation * config.replication_factor
         return StepResult(
@@ -179,7 +205,6 @@ class IpuRuntime:
             grad_norm=None,
             skipped_updates=0,
             loss_scale=self._loss_scale(),
-            makes_every_update=True,
         )
 
     def _loss_scale(self) -> float:
@@ -190,7 +215,7 @@ class IpuRuntime:
     def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:
         assert images is not None
         if self._evaluator is None:
-            self.prepare(evaluates=True)
+            self._compile_evaluator()
         self._attach(self._evaluator)
         return self._evaluator(images).float()
 
@@ -231,22 +256,50 @@ class IpuRuntime:
         state = named_state(
             self._optimizer, self._parameters
         )  # in every instance: a program on all IPUs, as for weights
+        state = state if self._state_is_whole else {}
         states = self._instances.gather(None if self._trainer is None else list(self._trainer.rng_state))
         for instance, rng_state in enumerate(states):
             if rng_state is not None:  # 64 bits without a sign, which torch cannot hold as such
                 bits = np.array(rng_state, dtype=np.uint64).view(np.int64)
                 state[self._rng_name(instance)] = torch.from_numpy(bits)
+        if self._trainer is not None:
+            state[self._own_name(TYPES)] = torch.tensor(state_types(self.config))
+            state[self._own_name(IPUS)] = torch.tensor(self._ipus())
         return {0: state} if self.is_main else {}
 
+    def _own_name(self, key: str) -> str:
+        return f"{next(iter(self._parameters))}.{key}"
+
     def _rng_name(self, instance: int) -> str:
-        return f"{next(iter(self._parameters))}.{RNG_STATE}_{instance}"
+        return self._own_name(f"{RNG_STATE}_{instance}")
+
+    def _ipus(self) -> List[int]:
+        return [self._instances.count, self._local_replicas, len(self.config.stage_layers)]
 
     def load_optimizer_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raises UserError for a state of other types: PopTorch copies its bytes, whatever they mean."""
+        types = state.get(self._own_name(TYPES))
+        if types is not None and types.tolist() != state_types(self.config):
+            raise UserError(
+                "the optimiser's state was saved with another precision, accum_type, first_order_type, second_order_type or\n"
+                "       use_combined_accum, and IPUs cannot convert it. Resume with what the run began with (config.yaml in its\n"
+                "       folder), or start a new run from its weights."
+            )
+        ipus = state.get(self._own_name(IPUS))
         rng_state = state.get(self._rng_name(self._instances.index))
-        self._rng_state = None if rng_state is None else rng_state.numpy().view(np.uint64).tolist()
+        if rng_state is not None and ipus is not None and ipus.tolist() == self._ipus():
+            self._rng_state = rng_state.numpy().view(np.uint64).tolist()
+        elif rng_state is not None or ipus is not None:
+            self._later_notes.append(
+                "the run goes on with other replicas, instances or stages: random numbers begin anew"
+            )
         own = {name: value for name, value in state.items() if is_ipu_state(name)}
         if own:
             load_named_state(self._optimizer, own)
+        elif types is not None:
+            self._later_notes.append(
+                "the step has no optimiser state (enable_rts over several instances): it begins anew"
+            )
 
     def sum_totals(self, totals: Tensor) -> Tensor:
         return self._instances.sum(totals)
@@ -275,7 +328,7 @@ def _told_of_refusals() -> Iterator[None]:
     """PopTorch's refusals as a user's mistake, with its first line: what it refuses is in the config or the machine."""
     try:
         yield
-    except poptorch.Error as error:
+    except (poptorch.Error, AssertionError, ValueError, RuntimeError) as error:  # it has no one type for them
         first: Tuple[str, ...] = tuple(str(error).strip().splitlines()[:1])
         raise UserError(
             f"PopTorch cannot compile this plan: {''.join(first)}\n"

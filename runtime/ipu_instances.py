@@ -53,13 +53,14 @@ class PoprunInstances(OneInstance):
             value.copy_(self._hvd.broadcast(value, root_rank=0, name=f"weights.{name}"))
 
     def sum(self, values: Tensor) -> Tensor:
-        return self._hvd.allreduce(values, op=self._hvd.Sum)
+        return self._hvd.allreduce(values, name="sum", op=self._hvd.Sum)
 
     def maximum(self, value: int) -> int:
-        return int(self._hvd.allgather(torch.tensor([value])).max())
+        return int(self._hvd.allgather(torch.tensor([value]), name="maximum").max())
 
     def from_first(self, value: Any) -> Any:
-        return self._hvd.broadcast_object(value, root_rank=0)
+        # Horovod matches calls by name, and without one takes the value's type, which is another in each instance.
+        return self._hvd.broadcast_object(value, root_rank=0, name="from_first")
 
     def gather(self, value: Any) -> List[Any]:
-        return [self._hvd.broadcast_object(value, root_rank=instance) for instance in range(self.count)]
+        return [self._hvd.broadcast_object(value, instance, f"gather.{instance}") for instance in range(self.count)]

@@ -91,6 +91,13 @@ def load_named_state(optimizer: Any, state: Mapping[str, Tensor]) -> None:
     optimizer.load_state_dict({**optimizer.state_dict(), **sections})
 
 
+def state_types(config: Config) -> List[int]:
+    """Bits of weights, accumulators, first and second moments, and whether SGD's are one: what a state's bytes mean."""
+    precision = precision_of(config)
+    types = precision.weights, precision.accumulators, precision.first_order, precision.second_order
+    return [8 * torch.empty((), dtype=dtype).element_size() for dtype in types] + [int(config.combines_accumulators)]
+
+
 def is_ipu_state(name: str) -> bool:
     """Whether a saved tensor of this name comes from PopTorch."""
     return _parsed(name)[0] in SECTIONS

@@ -91,6 +91,7 @@ class PipelineRuntime:
     """One process of a pipeline. See `base.Runtime`."""
 
     backend = "torch"
+    makes_every_update = False
 
     def __init__(self, config: Config, placement: Placement, rank: int, local_rank: int) -> None:
         self.config, self.placement, self.rank = config, placement, rank

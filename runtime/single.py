@@ -29,6 +29,7 @@ class SingleRuntime:
 
     is_main = True
     backend = "torch"
+    makes_every_update = False
     eval_share_index = 0
     eval_num_shares = 1
     num_parts = 1

@@ -8,6 +8,7 @@ Ends with 1 where one is not caught.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -187,6 +188,41 @@ FAULTS = [
         "runtime",
     ),
     Fault(
+        "every instance evaluates the same share",
+        "runtime/ipu.py",
+        "self.eval_share_index, self.eval_num_shares = self._instances.index, self._instances.count",
+        "self.eval_share_index, self.eval_num_shares = 0, self._instances.count",
+        "commands",
+    ),
+    Fault(
+        "only the first instance copies weights to the host",
+        "runtime/ipu.py",
+        "        self._weights_to_host()\n        return {0:",
+        "        if self.is_main:\n            self._weights_to_host()\n        return {0:",
+        "instances",
+    ),
+    Fault(
+        "Horovod takes names from the types of values",
+        "runtime/ipu_instances.py",
+        ', name="from_first")',
+        ")",
+        "instances",
+    ),
+    Fault(
+        "every instance takes the first one's random numbers",
+        "runtime/ipu.py",
+        "state.get(self._rng_name(self._instances.index))",
+        "state.get(self._rng_name(0))",
+        "instances",
+    ),
+    Fault(
+        "a signal to one instance stops that one alone",
+        "runtime/ipu_instances.py",
+        'return int(self._hvd.allgather(torch.tensor([value]), name="maximum").max())',
+        "return value",
+        "instances",
+    ),
+    Fault(
         "micro-batches fewer than PopTorch's bound pass",
         "ipu_plan.py",
         "return 2 * num_stages(config) - 1",
@@ -218,7 +254,10 @@ def is_caught(fault: Fault) -> bool:
     return done.returncode == 1
 
 
-def main(numbers: List[int]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("numbers", nargs="*", type=int, metavar="N", help="of the faults to plant (default: all)")
+    numbers: List[int] = parser.parse_args().numbers
     missed = 0
     for number, fault in enumerate(FAULTS, start=1):
         if numbers and number not in numbers:
@@ -232,4 +271,4 @@ def main(numbers: List[int]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main([int(word) for word in sys.argv[1:]]))
+    sys.exit(main())

@@ -125,6 +125,10 @@ def test_two_instances_of_poprun_train_as_one_process(tmp_path: Any, stand_in_pa
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, rtol=1e-5, atol=1e-6)
+    validations = [[(r["loss"], r["top1"]) for r in records(f) if r["event"] == "validation"] for f in (two, one)]
+    assert len(validations[1]) == 2 and validations[0] == [
+        pytest.approx(figures, abs=1e-5) for figures in validations[1]
+    ]
     figures = [[(r["loss"], r["accuracy"]) for r in records(f) if r["event"] == "step"] for f in (two, one)]
     for ours, theirs in zip(*figures):
         assert ours == pytest.approx(theirs, abs=1e-5)

@@ -10,6 +10,7 @@ import torch
 from errors import UserError
 from tests.poptorch_contract.outcomes import ipu_runtime, logits_of, outcome, rate_of, single_runtime, weights_of
 from tests.small import host_batch, small_config
+from weights.card import card_of
 
 KEYS: Dict[str, Any] = {
     "runtime": "ipu",
@@ -170,13 +171,75 @@ def test_dropout_draws_anew_in_every_micro_batch_and_step(poptorch: Any, tmp_pat
     assert len(set(losses.tolist())) == len(losses) == 8
 
 
-def test_a_loss_that_is_not_finite_is_told_and_nothing_is_saved_over(poptorch: Any, tmp_path: Any) -> None:
+def test_weights_that_went_bad_are_not_saved(poptorch: Any, tmp_path: Any) -> None:
+    """The update that does it is made after its step's loss, which is still finite."""
+    from checkpoint import Progress
+    from saving import Saver
+
+    config = small_config(tmp_path, **KEYS, checkpoint_output_dir=str(tmp_path), background_save=False)
+    runtime = ipu_runtime(config)
+    assert runtime.makes_every_update
+    saver = Saver(tmp_path, runtime, config, card_of(config), lambda text: None)
+    step(runtime, config, 0)
+    saver.save(Progress(step=1, optimizer="SGD"))
+    runtime.load_weights({"head.bias": torch.full((config.num_labels,), float("nan"))})
+    with pytest.raises(UserError, match=r"step 2 is not saved: its weights are no longer finite \(head.bias\)"):
+        saver.save(Progress(step=2, optimizer="SGD"))
+    assert [folder.name for folder in sorted(tmp_path.glob("step_*"))] == ["step_1"]
+
+
+STATE_TYPES = [
+    ({"first_order_type": "fp16"}, {"first_order_type": "fp32"}),
+    ({"accum_type": "fp16"}, {"accum_type": "fp32"}),
+    ({"use_combined_accum": True}, {}),
+    ({"optimizer": "AdamW"}, {"optimizer": "AdamW", "second_order_type": "fp16"}),
+    ({"precision": "16.32"}, {"precision": "16.16"}),
+]
+
+
+@pytest.mark.parametrize(("then", "now"), STATE_TYPES, ids=str)
+def test_a_state_of_other_types_is_refused(
+    poptorch: Any, tmp_path: Any, then: Dict[str, Any], now: Dict[str, Any]
+) -> None:
+    half = {**KEYS, "precision": "16.16"}
+    runtime = ipu_runtime(small_config(tmp_path, **{**half, **then}))
+    runtime.prepare(evaluates=False)
+    state = runtime.optimizer_state()[0]
+    runtime.close()
+    with pytest.raises(UserError, match="IPUs cannot convert it"):
+        ipu_runtime(small_config(tmp_path, **{**half, **now})).load_optimizer_state(state)
+
+
+@pytest.mark.parametrize(
+    ("now", "begin_anew"),
+    [({}, False), ({"replication_factor": 2}, True), ({"layers_per_ipu": [2], "gradient_accumulation": 4}, True)],
+    ids=str,
+)
+def test_on_other_ipus_random_numbers_begin_anew_and_it_is_said(
+    poptorch: Any, tmp_path: Any, now: Dict[str, Any], begin_anew: bool
+) -> None:
+    runtime = ipu_runtime(small_config(tmp_path, **KEYS))
+    runtime.prepare(evaluates=False)
+    state = runtime.optimizer_state()[0]
+    runtime.close()
+    again = ipu_runtime(small_config(tmp_path, **{**KEYS, **now}))
+    again.load_optimizer_state(state)
+    notes = again.prepare(evaluates=False)
+    assert any("random numbers begin anew" in note for note in notes) == begin_anew
+
+
+def test_random_numbers_that_poptorch_refuses_do_not_end_the_run(poptorch: Any, tmp_path: Any) -> None:
     config = small_config(tmp_path, **KEYS)
     runtime = ipu_runtime(config)
-    weights = weights_of(runtime)
-    runtime.load_weights({"head.weight": weights["head.weight"] * float("inf")})
-    result = step(runtime, config, 0)
-    assert result.loss != result.loss and result.makes_every_update
+    runtime._rng_state = [1, 2, 3]
+    assert "PopTorch does not take the saved random numbers back" in runtime.prepare(evaluates=False)[0]
+    assert step(runtime, config, 0).loss > 0
+
+
+def test_a_finished_run_that_is_validated_compiles_no_training(poptorch: Any, tmp_path: Any) -> None:
+    config = small_config(tmp_path, **KEYS)
+    logits_of(ipu_runtime(config), config)
+    assert len(poptorch.stand_in.executors()) == 1
 
 
 def test_state_of_another_kind_is_refused(poptorch: Any, tmp_path: Any) -> None:

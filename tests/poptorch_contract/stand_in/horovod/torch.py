@@ -22,6 +22,7 @@ if __version__ == "0.28.1":
 global_process_set = "global"
 _OPS = {Average: dist.ReduceOp.SUM, Sum: dist.ReduceOp.SUM, "Min": dist.ReduceOp.MIN, "Max": dist.ReduceOp.MAX}
 _initialized: List[bool] = []
+_LONGEST = 200  # bytes that are compared of a call
 
 
 class Compression:
@@ -49,6 +50,16 @@ def _group() -> Group:
     return group()
 
 
+def _agree(what: str, name: Any, default: str, *details: Any) -> None:
+    """Horovod matches the calls of its processes by name, and waits for ever where they differ. Here that raises."""
+    told = repr((what, default if name is None else name, *details)).encode()[:_LONGEST]
+    padded = torch.zeros(_LONGEST, dtype=torch.uint8)
+    padded[: len(told)] = torch.tensor(list(told), dtype=torch.uint8)
+    calls = [bytes(part.tolist()).rstrip(b"\0").decode(errors="replace") for part in _group().gather(padded)]
+    if len(set(calls)) > 1:
+        raise RuntimeError(f"Horovod would wait for ever: the processes call {calls}")
+
+
 def rank() -> int:
     return _group().rank
 
@@ -67,6 +78,7 @@ def local_size() -> int:
 
 def broadcast(tensor: torch.Tensor, root_rank: int, name: Any = None, process_set: Any = global_process_set) -> Any:
     """A new tensor: the argument stays as it is."""
+    _agree("broadcast", name, "broadcast", root_rank, tensor.dtype, tuple(tensor.shape))
     result = tensor.detach().clone()
     _group().broadcast_(result, root_rank)
     return result
@@ -92,10 +104,11 @@ def broadcast_parameters(params: Any, root_rank: int) -> None:
 def broadcast_object(
     obj: Any = None, root_rank: int = 0, name: Any = None, process_set: Any = global_process_set
 ) -> Any:
+    name = type(obj).__name__ if name is None else name
     packed = _packed(obj if rank() == root_rank else None)
-    length = broadcast(torch.tensor([packed.numel()]), root_rank)
+    length = broadcast(torch.tensor([packed.numel()]), root_rank, f"{name}.sz")
     content = packed if rank() == root_rank else torch.empty(int(length), dtype=torch.uint8)
-    return _unpacked(broadcast(content, root_rank))
+    return _unpacked(broadcast(content, root_rank, f"{name}.t"))
 
 
 def allreduce(
@@ -130,6 +143,7 @@ def allreduce_(
         raise NotImplementedError(f"the stand-in has no op {op}")
     if op == Average and not tensor.is_floating_point():
         raise ValueError("the average of integers: use op=hvd.Sum, or floating-point numbers")
+    _agree("allreduce", name, "allreduce", op, tensor.dtype, tuple(tensor.shape))
     work = tensor.detach()
     work.mul_(prescale_factor) if prescale_factor != 1.0 else None
     _group().reduce_(work, _OPS[op])
@@ -155,6 +169,7 @@ def grouped_allreduce(
 
 def allgather(tensor: torch.Tensor, name: Any = None, process_set: Any = global_process_set) -> torch.Tensor:
     """Along dimension 0, in which ranks may differ."""
+    _agree("allgather", name, "allgather", tensor.dtype, tuple(tensor.shape[1:]))
     counts = [int(count) for count in _group().gather(torch.tensor([tensor.shape[0]]))]
     padded = tensor.new_zeros((max(counts), *tensor.shape[1:]))
     padded[: tensor.shape[0]] = tensor.detach()

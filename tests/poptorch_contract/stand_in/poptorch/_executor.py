@@ -203,17 +203,20 @@ class PoplarExecutor(Measurements):
     @property
     def rng_state(self) -> List[int]:
         self._check_compiled()
-        return self._rng.tolist()
+        return self._rng.tolist() + [0] * self._num_ipus  # each IPU has a part in it
 
     @rng_state.setter
     def rng_state(self, state: List[int]) -> None:
         self._check_compiled()
-        self._rng = torch.tensor(state, dtype=torch.uint8)
+        if len(state) != len(self.rng_state):
+            raise Error(f"received rngState of size {len(state)}; was expecting size {len(self.rng_state)}")
+        self._rng = torch.tensor(state[: len(self._rng)], dtype=torch.uint8)
 
     # Weights and optimiser
 
     def copyWeightsToHost(self) -> None:
         self._check_attached()
+        _instances.meet(self._options, "copyWeightsToHost")
         self._weights.download(self._model)
 
     def copyWeightsToHostIfNeeded(self) -> bool:

@@ -73,6 +73,9 @@ class DeviceOptimizer:
         if set(state) != set(self.state):
             raise Error(f"a state of another optimizer: {sorted(set(state) ^ set(self.state))[:3]}")
         for name, tensor in state.items():
+            if (tensor.dtype, tensor.shape) != (self.state[name].dtype, self.state[name].shape):
+                # PopTorch would read the memory as what it is not.
+                raise Error(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, on the device {self.state[name].dtype}")
             self.state[name].copy_(tensor)
 
     def state_copy(self) -> Dict[str, torch.Tensor]:
