@@ -10,11 +10,13 @@ usage() {
 Trains on several hosts. The code, its environment and the data lie at the same paths on all of them.
 
 IPU pods, where poprun is on PATH:
-  $name -n HOST,HOST,... -s SERVER -o INTERFACE -b INTERFACE -p PARTITION -c ALLOCATION [options] [-- flags of pretrain.py]
+  $name -n HOST,HOST,... -s SERVER -o INTERFACE -b INTERFACE -p PARTITION -c ALLOCATION [options] [-- flags]
 
 Other hosts, through torchrun:
-  $name --torchrun -n HOST,HOST,... [-b INTERFACE] [options] [-- flags of pretrain.py]     started by ssh
-  $name --srun [-b INTERFACE] [options] [-- flags of pretrain.py]                          in a Slurm allocation, on its hosts
+  $name --torchrun -n HOST,HOST,... [-b INTERFACE] [options] [-- flags]     started by ssh
+  $name --srun [-b INTERFACE] [options] [-- flags]                          in a Slurm allocation, on its hosts
+
+Behind -- stand flags of pretrain.py, or of the script that --script names.
 
   -n HOSTS           names or addresses, separated by commas; the first one's processes print
   -s SERVER          host of the V-IPU server
@@ -22,10 +24,11 @@ Other hosts, through torchrun:
   -b INTERFACE       network interface of the data plane
   -p PARTITION       V-IPU partition
   -c ALLOCATION      V-IPU allocation (cluster)
-  --config NAME      of configs.yaml (default: b16_in1k_pretrain)
+  --script FILE      pretrain.py, finetune.py or validation.py (default: pretrain.py)
+  --config NAME      of configs.yaml (default: b16_in1k_pretrain, on IPU pods on generated data)
   --torchrun         torchrun, even where poprun is there
   --srun             the same, started by srun
-  --nproc-per-node K processes a host under torchrun: a number, gpu or auto (default: auto, one a GPU, else one a core)
+  --nproc-per-node K processes a host under torchrun: a number, gpu, cpu or auto (default: auto, one a GPU, else one a core)
   --master-port P    port of the first host at which torchrun's processes meet (default: 29400)
   --dry-run          print what would be run, and stop
   --help             this text
@@ -50,27 +53,27 @@ quoted() {
 }
 
 hosts="" server="" control="" data="" partition="" allocation=""
-config=b16_in1k_pretrain launcher="" processes=auto port=29400 dry_run=false
+script=pretrain.py config="" launcher="" processes="" port="" dry_run=false
 extra=()
 while (($#)); do
-    option="$1"
+    option="$1" takes_value=true
     shift
     case "$option" in
-        -n | -s | -o | -b | -p | -c | --config | --nproc-per-node | --master-port)
-            (($#)) || fail "$option needs a value."
-            value="$1"
-            shift
+        -n | -s | -o | -b | -p | -c | --script | --config | --nproc-per-node | --master-port)
+            value="${1-}"
+            (($# == 0)) || shift
             ;;
         -[nsobpc]?*)
             value="${option:2}"
             option="${option:0:2}"
             ;;
-        --config=* | --nproc-per-node=* | --master-port=*)
+        --script=* | --config=* | --nproc-per-node=* | --master-port=*)
             value="${option#*=}"
             option="${option%%=*}"
             ;;
-        *) value="" ;;
+        *) takes_value=false ;;
     esac
+    ! $takes_value || [[ -n "$value" && "$value" != -* ]] || fail "$option needs a value."
     case "$option" in
         -n) hosts="$value" ;;
         -s) server="$value" ;;
@@ -78,6 +81,7 @@ while (($#)); do
         -b) data="$value" ;;
         -p) partition="$value" ;;
         -c) allocation="$value" ;;
+        --script) script="$value" ;;
         --config) config="$value" ;;
         --nproc-per-node) processes="$value" ;;
         --master-port) port="$value" ;;
@@ -92,16 +96,40 @@ while (($#)); do
             extra=("$@")
             break
             ;;
-        *) fail "$option is no option of this script. Flags of pretrain.py go behind --." ;;
+        *) fail "$option is no option of this script. Flags of $script go behind --." ;;
     esac
 done
 
-if [[ -z "$launcher" ]]; then
-    if command -v poprun >/dev/null; then launcher=poprun; else launcher=torchrun; fi
+if [[ -z "$launcher" ]] && command -v poprun >/dev/null; then
+    launcher=poprun
+    [[ -z "$processes$port" ]] ||
+        fail "--nproc-per-node and --master-port are for torchrun, but poprun is on PATH: leave them out, or add --torchrun."
+elif [[ -z "$launcher" ]]; then
+    launcher=torchrun
+    [[ -z "$server$control$partition$allocation" ]] ||
+        fail "-s, -o, -p, -c are for poprun, which is not on PATH: source the SDK's environment, or leave them out to start torchrun."
 fi
-[[ -n "$config" ]] || fail "--config needs a name."
-[[ "$port" =~ ^[0-9]+$ ]] || fail "--master-port $port is no port."
-[[ "$processes" =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]] || fail "--nproc-per-node $processes: a number, gpu or auto."
+processes="${processes:-auto}" port="${port:-29400}"
+if [[ ! "$port" =~ ^[1-9][0-9]{0,4}$ ]] || ((port > 65535)); then fail "--master-port $port: a number from 1 to 65535."; fi
+[[ "$processes" =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]] || fail "--nproc-per-node $processes: a number, gpu, cpu or auto."
+[[ "$script" =~ ^(pretrain|finetune|validation)\.py$ ]] || fail "--script $script: pretrain.py, finetune.py or validation.py."
+
+# What is named behind --, in the spellings that the Python scripts know.
+names_config=false names_data=false
+for word in ${extra[@]+"${extra[@]}"}; do
+    case "${word%%=*}" in
+        --config | --config-file | --config_file) names_config=true ;;
+        --dataset | --dataset-path | --dataset_path) names_data=true ;;
+    esac
+done
+generated=false # the scalability run on generated data, with all of its settings; under poprun alone
+if [[ -n "$config" ]] || $names_config; then
+    config_flags=(${config:+--config "$config"})
+else
+    [[ "$script" == pretrain.py ]] || fail "--script $script needs --config, too: the default is a config for pretrain.py."
+    config_flags=(--config b16_in1k_pretrain)
+    $names_data || generated=true
+fi
 
 if [[ "$launcher" == srun ]]; then
     [[ -z "$hosts" ]] || fail "--srun takes the hosts of the Slurm allocation: leave -n out."
@@ -116,7 +144,8 @@ num_hosts=${#host_list[@]}
 
 # ---------------------------------------------------------------------------------------------------------------- IPU pods
 
-# 65,536 images a weight update on any number of hosts, or as near as whole micro-batches come. A host has 16 IPUs: four replicas
+# Replicas, instances and ILDs are those of every run. The rest is for generated data (`generated`), whose runs make 65,536
+# images a weight update on any number of hosts, or as near as whole micro-batches come. A host has 16 IPUs: four replicas
 # of four stages. The rows of 4, 8 and 16 hosts (Pod64, Pod128, Pod256) are the published ones; for other numbers:
 #   instances               one a host
 #   ILDs                    IPU-link domains, of up to four hosts each
@@ -148,6 +177,13 @@ run_poprun() {
     done
     [[ -z "$missing" ]] || fail "poprun needs $missing, too (--torchrun runs without IPUs)."
     pod_settings
+    local scalability=()
+    ! $generated || scalability=(
+        --dataset generated
+        --iterations "$iterations" --micro-batch-size "$micro_batch" --gradient-accumulation "$accumulation"
+        --rebatched-worker-size "$rebatched" --dataloader-workers "$workers"
+        --enable-rts true --optimizer-state-offchip false --byteio true
+    )
     local passed="" variable
     for variable in OPAL_PREFIX LD_LIBRARY_PATH PATH PYTHONPATH CPATH IPUOF_VIPU_API_TIMEOUT POPLAR_LOG_LEVEL \
         POPLAR_SDK_ENABLED POPLAR_ENGINE_OPTIONS; do
@@ -163,10 +199,7 @@ run_poprun() {
         "--num-ilds=$ilds" "--num-replicas=$replicas" "--num-instances=$instances" --ipus-per-replica=4
         "--mpi-global-args=--output-filename output_poprun --mca oob_tcp_if_include $control --mca btl_tcp_if_include $data"
         "--mpi-local-args=$passed"
-        python "$here/pretrain.py" --config "$config" --dataset generated
-        --iterations "$iterations" --micro-batch-size "$micro_batch" --gradient-accumulation "$accumulation"
-        --rebatched-worker-size "$rebatched" --dataloader-workers "$workers"
-        --enable-rts true --optimizer-state-offchip false --byteio true
+        python "$here/$script" "${config_flags[@]}" --runtime ipu ${scalability[@]+"${scalability[@]}"}
         ${extra[@]+"${extra[@]}"}
     )
     if $dry_run; then
@@ -185,7 +218,7 @@ find_torchrun() {
     [[ -n "$torchrun" ]] || fail "there is no torchrun on PATH: make setup, then source .venv/bin/activate."
     common=(
         "--nnodes=$num_hosts" "--master-addr=${host_list[0]}" "--master-port=$port" "--nproc-per-node=$processes"
-        "$here/pretrain.py" --config "$config" ${extra[@]+"${extra[@]}"}
+        "$here/$script" "${config_flags[@]}" ${extra[@]+"${extra[@]}"}
     )
     variables=()
     [[ -z "$data" ]] || variables=(env "GLOO_SOCKET_IFNAME=$data" "NCCL_SOCKET_IFNAME=$data")

@@ -187,5 +187,9 @@ def _commands(config: Config, folder: Optional[Path]) -> Tuple[Optional[str], Op
         shown = script.name if script.parent == Path.cwd() else str(script)
         return " ".join([python, shown, f"--config-file {shlex.quote(f'{folder}/config.yaml')}", *flags])
 
-    resume = command(config.command, f"--checkpoint-output-dir {shlex.quote(str(folder))}", "--resume")
+    go_on = [f"--checkpoint-output-dir {shlex.quote(str(folder))}", "--resume"]
+    if spans_hosts():  # whoever started this process knows how
+        resume = " ".join(["on all hosts, as this run was started, with:", *go_on])
+    else:
+        resume = command(config.command, *go_on)
     return command("validation", f"--pretrained-checkpoint {shlex.quote(str(folder))}"), resume

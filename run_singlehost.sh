@@ -28,7 +28,8 @@ server="" partition="" config=b16_in1k_pretrain dry_run=false
 extra=()
 while (($#)); do
     case "$1" in
-        -s | -p | --config) (($# > 1)) || fail "$1 needs a value." ;;
+        -s | -p | --config) [[ -n "${2-}" && "$2" != -* ]] || fail "$1 needs a value." ;;
+        --config=*) [[ "$1" != --config= && "$1" != --config=-* ]] || fail "--config needs a value." ;;
     esac
     case "$1" in
         -s) server="$2" && shift ;;
@@ -51,12 +52,11 @@ while (($#)); do
 done
 [[ -n "$server" ]] || fail "-s is missing: the host of the V-IPU server."
 [[ -n "$partition" ]] || fail "-p is missing: the V-IPU partition."
-[[ -n "$config" ]] || fail "--config needs a name."
 
 # 12 images x 1,365 x 4 replicas = 65,520, the multi-host batch; 64 iterations and 64 loader workers as published.
 command=(
     env "IPUOF_VIPU_API_HOST=$server" "IPUOF_VIPU_API_PARTITION_ID=$partition"
-    python "$here/pretrain.py" --config "$config" --dataset generated
+    python "$here/pretrain.py" --config "$config" --runtime ipu --dataset generated
     --iterations 64 --micro-batch-size 12 --gradient-accumulation 1365 --replication-factor 4
     --rebatched-worker-size 1365 --dataloader-workers 64
     --enable-rts true --optimizer-state-offchip false --byteio true

@@ -345,7 +345,7 @@ def _network_note(placement: Placement) -> str | None:
     if placement.pipeline_size <= here:
         return None
     stages = f"a replica's {placement.pipeline_size} stages lie on several hosts"
-    return f"{stages} ({here} processes here): what they exchange goes over the network"
+    return f"{stages} ({here} process{'es' * (here > 1)} here): what they exchange goes over the network"
 
 
 def _groups(members: list[range]) -> list[Any]:

@@ -7,12 +7,16 @@ import signal
 import threading
 import time
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import launch
 from errors import SharedError, UserError
+from placement import place_pipeline
+from run_setup import _commands
+from tests.small import small_config
 
 
 def deaf(ready: Any) -> None:
@@ -61,3 +65,27 @@ def test_what_all_processes_have_to_say_one_of_a_host_says(
 
     assert launch.guarded(fail) == 2
     assert capfd.readouterr().err.count("no such thing") == told
+
+
+@pytest.mark.parametrize(("local", "over_hosts"), [("4", False), ("2", True)])
+def test_a_run_over_hosts_goes_on_as_it_was_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, local: str, over_hosts: bool
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    validate, resume = _commands(small_config(tmp_path), Path("/my runs/one"))
+    assert resume is not None
+    assert validate is not None
+    assert resume.endswith("--checkpoint-output-dir '/my runs/one' --resume")
+    assert resume.startswith("on all hosts, as this run was started, with: --") == over_hosts
+    assert "validation.py --config-file" in validate
+
+
+@pytest.mark.pipeline
+def test_stages_on_several_hosts_are_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from runtime.pipeline import _network_note
+
+    placement = place_pipeline(small_config(tmp_path, layers_per_ipu=[1, 1, 1, 1]), 4, 0, 4)
+    for here, said in (("1", "(1 process here)"), ("2", "(2 processes here)")):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+        assert said in (_network_note(placement) or "")

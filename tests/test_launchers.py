@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -117,9 +118,68 @@ def test_poprun_gets_everything_in_one_command(tmp_path: Path, count: int) -> No
     assert found["--mpi-global-args"].endswith("oob_tcp_if_include eno1 --mca btl_tcp_if_include enp1")
     assert "-x POPLAR_ENGINE_OPTIONS" in found["--mpi-local-args"]
     start = arguments.index("python")
-    assert arguments[start + 1 : start + 4] == [str(bench.code / "pretrain.py"), "--config", "b16_in1k_pretrain"]
+    program = [
+        str(bench.code / "pretrain.py"),
+        "--config",
+        "b16_in1k_pretrain",
+        "--runtime",
+        "ipu",
+        "--dataset",
+        "generated",
+    ]
+    assert arguments[start + 1 : start + 8] == program
     assert arguments[-4:] == extra[1:]
     assert list(bench.work.glob("vit_scalability_*.log"))
+    assert found["--mpi-global-args"].startswith("--output-filename output_poprun ")
+    assert {"/vit_scalability_*.log", "/output_poprun/"} <= set((ROOT / ".gitignore").read_text().splitlines())
+
+
+# options -> what poprun starts, without its flags
+DATA = ["--dataset-path", "/data/in1k"]
+REAL_DATA = [
+    (["--", *DATA], ["pretrain.py", "--config", "b16_in1k_pretrain", "--runtime", "ipu", *DATA]),
+    (["--", "--dataset=cifar10"], ["pretrain.py", "--config", "b16_in1k_pretrain", "--runtime", "ipu", "--dataset=cifar10"]),
+    (["--config", "mine"], ["pretrain.py", "--config", "mine", "--runtime", "ipu"]),
+    (["--", "--config", "mine"], ["pretrain.py", "--runtime", "ipu", "--config", "mine"]),
+    (["--", "--config_file=a.yaml"], ["pretrain.py", "--runtime", "ipu", "--config_file=a.yaml"]),
+    (
+        ["--script", "finetune.py", "--config=mine", "--", "--runtime", "auto"],
+        ["finetune.py", "--config", "mine", "--runtime", "ipu", "--runtime", "auto"],
+    ),
+    (["--script=validation.py", "--config", "mine"], ["validation.py", "--config", "mine", "--runtime", "ipu"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "program"), REAL_DATA)
+def test_a_config_or_data_that_is_named_keeps_its_settings_on_a_pod(
+    tmp_path: Path, flags: List[str], program: List[str]
+) -> None:
+    bench = Bench(tmp_path, poprun="")
+    words = shlex.split(bench.run("run_multihosts.sh", "-n", names(4), *POD, "--dry-run", *flags))
+    assert words[words.index("python") + 1 :] == [str(bench.code / program[0]), *program[1:]]
+    found = options(words)
+    assert [found[f"--num-{kind}"] for kind in ("ilds", "replicas", "instances")] == ["8", "16", "8"]
+
+
+@pytest.mark.parametrize("script", ["finetune.py", "validation.py"])
+def test_torchrun_starts_the_script_that_is_named(tmp_path: Path, script: str) -> None:
+    bench = Bench(tmp_path, torchrun="")
+    shown = bench.run("run_multihosts.sh", "-n", "a", "--script", script, "--config", "mine", "--dry-run")
+    assert shlex.split(shown)[-3:] == [str(bench.code / script), "--config", "mine"]
+
+
+def test_the_documentation_shows_what_a_dry_run_prints(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "hosts.md").read_text()
+    bench = Bench(tmp_path, torchrun="")
+    command = re.findall(r"^\./(run_multihosts\.sh --torchrun .*)$", text, re.MULTILINE)[0].split()
+    shown = bench.run(command[0], "--dry-run", *command[1:]).splitlines()
+    for path, there in (
+        (bench.work, "/home/me"),
+        (bench.code, "/shared/pipevit"),
+        (tmp_path / "bin", "/shared/pipevit/.venv/bin"),
+    ):
+        shown = [line.replace(str(path), there) for line in shown]
+    assert [" ".join(shlex.split(line)) for line in shown] == re.findall(r"^host\d: .*$", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("count", range(1, 33))
@@ -224,6 +284,7 @@ def test_one_host_of_ipus(tmp_path: Path) -> None:
     found = options(arguments)
     assert int(found["--micro-batch-size"]) * int(found["--gradient-accumulation"]) * 4 == 65520
     assert found["--replication-factor"] == "4"
+    assert found["--runtime"] == "ipu"
     assert arguments[-2:] == extra[1:]
 
 
@@ -237,14 +298,29 @@ MISUSE = [
     (["run_multihosts.sh", "-n", "a,b,a", *POD], "names a host twice"),
     (["run_multihosts.sh", "-n", "a,b", *POD, "--epochs", "3"], "--epochs is no option of this script"),
     (["run_multihosts.sh", "--torchrun", "-n", "a,b", "--nproc-per-node", "0"], "--nproc-per-node 0"),
+    (["run_multihosts.sh", "--torchrun", "-n", "a,b", "--nproc-per-node", "0"], "a number, gpu, cpu or auto"),
+    *((["run_multihosts.sh", "--torchrun", "-n", "a,b", "--master-port", port], f"--master-port {port}: a number from 1 to")
+      for port in ("0", "65536", "99999999", "http")),
+    (["run_multihosts.sh", "-n", "a,b", *POD, "--nproc-per-node", "4"], "are for torchrun, but poprun is on PATH"),
+    (["run_multihosts.sh", "-n", "a,b", *POD, "--master-port=1234"], "are for torchrun, but poprun is on PATH"),
+    (["run_multihosts.sh", "-n", "a,b", *POD, "--script", "plan.py"], "--script plan.py: pretrain.py, finetune.py or"),
+    (["run_multihosts.sh", "-n", "a,b", *POD, "--script", "finetune.py"], "--script finetune.py needs --config, too"),
+    *((["run_multihosts.sh", *POD, "-n", "a,b", option, "--dry-run"], f"{option} needs a value")
+      for option in ("-n", "-s", "-o", "-b", "-p", "-c", "--config", "--script", "--nproc-per-node", "--master-port")),
+    *((["run_multihosts.sh", *POD, "-n", "a,b", word], f"{word[:2]} needs a value") for word in ("-b--dry-run", "-s-")),
+    (["run_multihosts.sh", *POD, "-n", "a,b", "--config="], "--config needs a value"),
+    (["run_multihosts.sh", "-n", "", *POD], "-n needs a value"),
     (["run_multihosts.sh", "--torchrun", "-n", "a,b"], "no torchrun on PATH"),
     (["run_multihosts.sh", "--srun"], "needs a Slurm allocation"),
     (["run_multihosts.sh", "--srun", "-n", "a,b"], "leave -n out"),
     (["run_singlehost.sh", "-s", "vipu"], "-p is missing"),
     (["run_singlehost.sh", "-p", "part"], "-s is missing"),
     (["run_singlehost.sh", "-s"], "-s needs a value"),
+    *((["run_singlehost.sh", "-s", "vipu", "-p", "part", option, "--dry-run"], f"{option} needs a value")
+      for option in ("-s", "-p", "--config")),
+    (["run_singlehost.sh", "-s", "vipu", "-p", "part", "--config=--dry-run"], "--config needs a value"),
     (["run_singlehost.sh", "-n", "a"], "-n is no option of this script"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "message"), MISUSE)
@@ -253,6 +329,14 @@ def test_misuse_is_one_message(tmp_path: Path, command: List[str], message: str)
     assert message in errors
     assert errors.count("error:") == 1
     assert len(errors.splitlines()) == 2
+
+
+@pytest.mark.parametrize("option", ["-s", "-o", "-p", "-c"])
+def test_a_pods_options_without_poprun_start_nothing(tmp_path: Path, option: str) -> None:
+    bench = Bench(tmp_path, ssh="", torchrun="")
+    errors = bench.run("run_multihosts.sh", "-n", "a,b", "-b", "ib0", option, "name", code=2)
+    assert "-s, -o, -p, -c are for poprun, which is not on PATH" in errors
+    assert not bench.record.exists()
 
 
 @pytest.mark.parametrize("script", ["run_multihosts.sh", "run_singlehost.sh"])
