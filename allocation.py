@@ -60,6 +60,10 @@ def _where(placement: Placement, stage: Stage) -> str:
 
 def _sizes(config: Config, placement: Placement) -> str:
     schedule = f", schedule {config.schedule}" if placement.runtime == "pipeline" else ""
+    if not config.trains:
+        return (
+            f"Runtime {placement.runtime}{schedule}; evaluation in micro-batches of {config.micro_batch_size} images."
+        )
     return (
         f"Runtime {placement.runtime}{schedule}; a weight update takes micro batch {config.micro_batch_size} x gradient "
         f"accumulation {config.gradient_accumulation} x replicas {config.replication_factor} = "

@@ -24,4 +24,6 @@ def compile_only(config: Config, placement: Placement) -> int:
         if runtime.is_main:
             print(*runtime.notes, *notes, sep="\n", flush=True)
         runtime.close()
+    else:
+        print(f"nothing is compiled ahead by runtime = {placement.runtime}: this is the plan alone")
     return 0

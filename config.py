@@ -98,7 +98,7 @@ class Config(BaseModel):
 
     config: str = key("", RUN, "name of the config to use, from the config file")
     config_file: Optional[str] = key(None, RUN, "config file (else configs.yaml here, else beside the scripts)")
-    compile_only: bool = key(False, RUN, "print the resolved config and the device allocation, and stop")
+    compile_only: bool = key(False, RUN, "print the resolved config and the plan, compile it for IPUs, and stop")
     debug: bool = key(False, RUN, "show tracebacks of user errors too")
 
     random_seed: int = key(42, TRAINING, "seed of weights, sample order, augmentation, mixup and dropout", ge=0)

@@ -71,9 +71,10 @@ def find_step_to_resume(config: Config) -> Path:
     where = runs[0] if runs else f"runs/{_run_name(config)}-*"
     older = next((run for run in runs[1:] if saved_steps(run)), None)
     hint = f"\n       To go on with an older run: --checkpoint-output-dir {older}." if older is not None else ""
-    raise UserError(
-        f"--resume finds no saved step in {where}. Leave --resume out to start, or name the run's folder.{hint}"
-    )
+    begin = "Leave --resume out to start, or name the run's folder."
+    if runs and (runs[0] / "config.yaml").exists():  # it ended before its first save
+        begin = "Remove that folder, or name another, and leave --resume out to start anew."
+    raise UserError(f"--resume finds no saved step in {where}. {begin}{hint}")
 
 
 def _chosen(run: Path, steps: List[Path], number: Optional[int]) -> Path:
