@@ -273,7 +273,12 @@ def test_the_runner_leaves_out_the_worst_and_reads_both_streams() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variant", ["pipevit_digits_small", "pipevit_gen_small_single_size_ti16", "pipevit_gen_small_pipeline_size_ti16"]
+    "variant",
+    [
+        "pipevit_gen_small_single_size_ti16",
+        pytest.param("pipevit_digits_small", marks=pytest.mark.pipeline),
+        pytest.param("pipevit_gen_small_pipeline_size_ti16", marks=pytest.mark.pipeline),
+    ],
 )
 def test_a_scaled_down_benchmark_gives_its_figures_as_the_runner_starts_it(tmp_path: Path, variant: str) -> None:
     entry, parameters = VARIANTS[variant]

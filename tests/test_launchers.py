@@ -56,6 +56,8 @@ class Bench:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Tests that run in the background have it ignored, and bash cannot trap what was ignored when it began.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *command: str, code: int = 0, **environment: str) -> str:

@@ -47,6 +47,7 @@ def test_what_a_host_has_may_differ(tmp_path: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.pipeline
 def test_two_hosts_with_different_flags_both_end_with_2(tmp_path: Any) -> None:
     (tmp_path / "configs.yaml").write_text(TINY_CONFIGS)
     with socket.socket() as probe:

@@ -17,7 +17,7 @@ from tests.namespaces import Hosts, log, two_hosts, wait_for
 from tests.test_resume import CONFIG, ROOT, assert_bitwise_equal, finish, logged_steps, tensors, train
 
 __all__ = ["two_hosts"]  # pytest finds the fixture here
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.pipeline]
 
 STEPS = 40
 # SGD, because it does not magnify rounding, as Adam does where gradients are near 0.
