@@ -6,6 +6,7 @@ in `config_files.py`, how flags are made in `flags.py`, what must hold between k
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, Callable, Dict, FrozenSet, List, Literal, Optional, Sequence, Tuple, Union
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
@@ -35,7 +36,7 @@ COMMANDS = {
     "pretrain": "Trains a ViT from scratch.",
     "finetune": "Fine-tunes a ViT from a checkpoint, or trains it from scratch where none is named.",
     "validation": "Evaluates a checkpoint on every sample of the validation set.",
-    "plan": "Shows what a config resolves to and how its stages are placed here.",
+    "plan": "Shows what a config resolves to, where its stages run, and what they need and give, here or on another machine.",
     "verify": "Goes over a data set and shows what the model will see of it.",
 }
 Half = Literal["fp16", "fp32"]
@@ -531,9 +532,14 @@ KEYS: Dict[str, KeyInfo] = {
 FLAG_ONLY = frozenset({"config", "config_file", "compile_only", "debug"})
 
 
-def load_config(command: str, argv: Optional[Sequence[str]] = None) -> Config:
-    """The config of a command line: defaults < config file < flags. Raises UserError for anything wrong in either."""
-    flags = parse_flags(command, COMMANDS[command], KEYS, argv)
+def load_config(
+    command: str, argv: Optional[Sequence[str]] = None, own: Optional[argparse.ArgumentParser] = None
+) -> Config:
+    """The config of a command line: defaults < config file < flags. Raises UserError for anything wrong in either.
+
+    `own`: the command's own flags, for its --help.
+    """
+    flags = parse_flags(command, COMMANDS[command], KEYS, argv, own)
     path = find_config_file(flags.get("config_file"))
     entries = read_configs(path)
     name = choose_entry(entries, flags.get("config"), path)

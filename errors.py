@@ -22,6 +22,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
+def counted(number: int, word: str) -> str:
+    """`"1 process"`, `"2 processes"`, `"4 IPUs"`."""
+    ending = "es" if word.endswith("s") else "s"
+    return f"{number} {word}{ending if number != 1 else ''}"
+
+
 def user_path(path: str) -> Path:
     """A path as a user gives it, with `~` for a home folder (one that does not exist stays as it is)."""
     return Path(os.path.expanduser(path))

@@ -23,22 +23,34 @@ def flag_of(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-def parse_flags(command: str, description: str, keys: Dict[str, Any], argv: Optional[Sequence[str]]) -> Dict[str, Any]:
-    """The keys that a command line gives, with values as YAML would read them. `keys`: name -> `config_keys.KeyInfo`."""
-    parser = _build_parser(command, description, keys)
+def parse_flags(
+    command: str,
+    description: str,
+    keys: Dict[str, Any],
+    argv: Optional[Sequence[str]],
+    own: Optional[argparse.ArgumentParser] = None,
+) -> Dict[str, Any]:
+    """The keys that a command line gives, with values as YAML would read them. `keys`: name -> `config_keys.KeyInfo`.
+
+    `own` has the command's own flags, for --help: they are parsed already.
+    """
+    parser = _build_parser(command, description, keys, own)
     arguments = [_with_hyphens(word) for word in (sys.argv[1:] if argv is None else argv)]
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         names = [flag_of(name) for name in [*keys, *ALIASES]]
         what = "flag" if unknown[0].startswith("-") else "argument"
         raise UserError(f"unknown {what} {unknown[0]}.{nearest(unknown[0].split('=')[0], names)} See --help.")
-    return {name: _convert(name, keys[name], value) for name, value in vars(given).items()}
+    return {name: _convert(name, keys[name], value) for name, value in vars(given).items() if name in keys}
 
 
-def _build_parser(command: str, description: str, keys: Dict[str, Any]) -> argparse.ArgumentParser:
+def _build_parser(
+    command: str, description: str, keys: Dict[str, Any], own: Optional[argparse.ArgumentParser]
+) -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"{command}.py",
-        usage="%(prog)s [--config NAME] [--KEY VALUE ...]",
+        usage=f"%(prog)s [--config NAME] {f'{own.usage} ' if own else ''}[--KEY VALUE ...]",
+        parents=[own] if own else [],
         description=f"{description} Every key of a config is a flag, too; the flag wins.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Iterator, List
 
-from errors import UserError
+from errors import UserError, counted
 
 if TYPE_CHECKING:
     from config import Config
@@ -43,8 +43,13 @@ def eval_device_iterations(config: Config) -> int:
 
 def check_plan(config: Config, local_replicas: int) -> None:
     """Raises UserError for the first thing that IPUs or PopTorch would refuse, or do otherwise than asked."""
-    for problem in _problems(config, local_replicas):
+    for problem in refusals(config, local_replicas):
         raise UserError(problem)
+
+
+def refusals(config: Config, local_replicas: int) -> List[str]:
+    """All that IPUs or PopTorch would refuse, or do otherwise than asked: what is wrong and, on further lines, what to do."""
+    return list(_problems(config, local_replicas))
 
 
 def plan_notes(config: Config, local_replicas: int) -> List[str]:
@@ -53,7 +58,7 @@ def plan_notes(config: Config, local_replicas: int) -> List[str]:
     notes = []
     if num_reserved(used) != used:
         notes.append(
-            f"{num_stages(config)} stages x {local_replicas} replicas use {used} IPUs; PopTorch reserves "
+            f"{counted(num_stages(config), 'stage')} x {counted(local_replicas, 'replica')} use {used} IPUs; PopTorch reserves "
             f"{num_reserved(used)}, the next power of two"
         )
     if eval_device_iterations(config) != config.device_iterations:
@@ -67,8 +72,8 @@ def _problems(config: Config, local_replicas: int) -> Iterator[str]:
     used = num_ipus(config, local_replicas)
     if num_reserved(used) > MOST_IPUS:
         yield (
-            f"{num_stages(config)} stages x {local_replicas} replicas need {num_reserved(used)} IPUs, and one process may use "
-            f"{MOST_IPUS}.\n       Lower replication_factor, or start several instances with poprun."
+            f"{counted(num_stages(config), 'stage')} x {counted(local_replicas, 'replica')} need {num_reserved(used)} IPUs, and "
+            f"one process may use {MOST_IPUS}.\n       Lower replication_factor, or start several instances with poprun."
         )
     if config.precision.startswith("bf16"):
         yield f"precision = {config.precision}: IPUs have no bfloat16.\n       Give precision = 16.16, 16.32 or 32.32."

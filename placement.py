@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
-from errors import SharedError, UserError
+from errors import SharedError, UserError, counted
 from ipu_options import hardware_is_there, is_installed, poprun
 from ipu_plan import check_plan, num_stages
 from machine import has_pipelining, local_rank, local_world_size, num_cores, num_gpus, rank, world_size
@@ -116,7 +116,7 @@ def place(config: Config) -> Placement:
     _check_hosts(placement.pipeline_size, rank() - local_rank(), here)
     if 0 < gpus < here:
         raise UserError(
-            f"{here} processes on a machine with {gpus} GPU{'s' * (gpus > 1)}: each needs one of its own.\n"
+            f"{here} processes on a machine with {counted(gpus, 'GPU')}: each needs one of its own.\n"
             f"       Start {gpus} or fewer, or use --device cpu."
         )
     return place_single(config) if config.runtime == "auto" and placement.num_processes == 1 else placement
@@ -126,8 +126,9 @@ def _check_hosts(pipeline_size: int, first_rank: int, num_here: int) -> None:
     """Raises SharedError where a replica that one host could hold lies on two: its stages exchange every micro-batch."""
     if pipeline_size <= num_here and (first_rank % pipeline_size or num_here % pipeline_size):
         fewer = num_here - num_here % pipeline_size
+        here = counted(num_here, "process")
         raise SharedError(
-            f"{num_here} processes on this host, from rank {first_rank} on, for replicas of {pipeline_size} stages each: one of\n"
+            f"{here} on this host, from rank {first_rank} on, for replicas of {pipeline_size} stages each: one of\n"
             f"       them would lie on two hosts. Start {fewer} or {fewer + pipeline_size} on every host (--nproc-per-node), or "
             "change layers_per_ipu."
         )
@@ -147,8 +148,8 @@ def _runs_on_ipus(config: Config) -> bool:
         return True
     if launched is not None:
         raise UserError(
-            f"poprun started {launched.num_instances} instances, but runtime = {config.runtime} finds no IPUs for them.\n"
-            "       Check the partition, or start without poprun (torchrun starts processes for GPUs and CPUs)."
+            f"poprun started {counted(launched.num_instances, 'instance')}, but runtime = {config.runtime} finds no IPUs for "
+            "them.\n       Check the partition, or start without poprun (torchrun starts processes for GPUs and CPUs)."
         )
     return False
 
@@ -259,20 +260,37 @@ def _split_exactly(config: Config, num_stages: int, num_processes: int) -> Tuple
         fits = groups and not rest and config.replication_factor % groups == 0
         if fits and _has_enough_micro_batches(config, size, groups):
             return size, groups
-    usable = sorted(
+    usable = _usable(config, num_stages)
+    raise UserError(
+        f"{counted(num_processes, 'process')} cannot share {counted(num_stages, 'stage')} x "
+        f"replication_factor = {config.replication_factor} with gradient_accumulation = {config.gradient_accumulation}.\n"
+        f"       Start {' or '.join(map(str, usable))}, or change layers_per_ipu, replication_factor or gradient_accumulation\n"
+        "       (a replica's weight update needs at least as many micro-batches as the replica has processes)."
+    )
+
+
+def _usable(config: Config, num_stages: int) -> List[int]:
+    """Numbers of processes that stages and replicas can share, smallest first."""
+    return sorted(
         {
             size * groups
-            for size in sizes
+            for size in _pipeline_sizes(config, num_stages)
             for groups in _divisors(config.replication_factor)
             if _has_enough_micro_batches(config, size, groups)
         }
     )
-    raise UserError(
-        f"{num_processes} processes cannot share {num_stages} stages x replication_factor = {config.replication_factor} "
-        f"with gradient_accumulation = {config.gradient_accumulation}.\n"
-        f"       Start {' or '.join(map(str, usable))}, or change layers_per_ipu, replication_factor or gradient_accumulation\n"
-        "       (a replica's weight update needs at least as many micro-batches as the replica has processes)."
-    )
+
+
+def process_counts(config: Config) -> List[int]:
+    """The numbers of processes that the pipeline runtime takes for this plan, smallest first."""
+
+    def is_taken(number: int) -> bool:
+        try:
+            return place_pipeline(config, number, 0, 1).num_processes == number
+        except UserError:  # the interleaved schedule's rounds
+            return False
+
+    return [number for number in _usable(config, len(config.stage_layers)) if is_taken(number)]
 
 
 def _interleaved_error(num_stages: int) -> UserError:

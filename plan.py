@@ -9,6 +9,7 @@ python plan.py --config b16_imagenet1k --runtime pipeline --num-processes 4
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING, Optional, Sequence
 
@@ -22,20 +23,20 @@ if TYPE_CHECKING:
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    from planning.options import parse_own_flags, timeline_path
+    from planning.options import own_parser, parse_own_flags, timeline_path
 
     own, rest = parse_own_flags(sys.argv[1:] if argv is None else argv)
     from allocation import plan_text
     from config import load_config
     from placement import follow_launcher
 
-    config = shown = follow_launcher(load_config("plan", rest))
+    config = shown = follow_launcher(load_config("plan", rest, own_parser()))
     timeline = timeline_path(own.timeline)
     if not config.epochs and not config.training_steps:  # a recipe for validation
         config = follow_launcher(load_config("validation", rest))
     layout = _layout(config, own)
 
-    from planning.balance_text import balance_text
+    from planning.balance_text import balance_line, balance_text
     from planning.drawing import draw_timeline
     from planning.report import make_plan, report, summary
 
@@ -44,6 +45,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(plan_text(shown, layout.placement), report(plan), sep="\n\n", end="\n\n")
         if own.balance:
             print(balance_text(config, layout, own.hosts), end="\n\n")
+    elif own.balance:
+        print(balance_line(config, layout, own.hosts))
     if timeline is not None:
         print(draw_timeline(plan, timeline))
     print(summary(plan))
@@ -54,7 +57,7 @@ def _layout(config: Config, own: argparse.Namespace) -> Layout:
     """Where the config would run: on the machine that is named, else on this one."""
     from machine import num_gpus
     from placement import place
-    from planning.layout import layout_on
+    from planning.layout import check_runtime, layout_on
     from planning.machines import named_machine, this_machine
 
     if own.machine not in (None, "cpu"):
@@ -63,6 +66,7 @@ def _layout(config: Config, own: argparse.Namespace) -> Layout:
     if own.machine == "cpu":
         from runtime.matmul_speed import measured_matmul_rate
 
+        check_runtime(config, this_machine(0))
         config = config.model_copy(update={"device": "cpu"})
         measured = measured_matmul_rate(config)
     placement = place(config) if own.hosts in (None, 1) else None
@@ -76,4 +80,6 @@ def _layout(config: Config, own: argparse.Namespace) -> Layout:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # terminals that know no µ
     sys.exit(launch.guarded(lambda: main(arguments), debug="--debug" in arguments))

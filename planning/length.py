@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Optional
 
 if TYPE_CHECKING:
     from config import Config
 
-TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "imagenet1k": 1_281_167}
+TRAINING_IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "digits": 1_797, "imagenet1k": 1_281_167}
 
 
 def updates_of(config: Config) -> Optional[int]:
@@ -17,6 +18,8 @@ def updates_of(config: Config) -> Optional[int]:
     if config.epochs == 0:
         return config.training_steps * config.device_iterations
     images = TRAINING_IMAGES.get(config.dataset)
+    if images is not None and config.dataset == "digits":  # which come without a validation set: `dataset/held_out.py`
+        images -= math.ceil(config.validation_split * images - 1e-9)
     if config.dataset == "generated" or config.synthetic_data:
         images = config.iterations * config.samples_per_step
     if images is None:

@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Mapping, Optional
 
-from errors import UserError
+from errors import UserError, counted
 from machine import num_cores
+from planning.units import one_of
 
 GB, TERA = 10**9, 10**12
 
@@ -94,11 +95,12 @@ def named_machine(name: str, hosts: Optional[int], measured: Optional[Mapping[st
     if hosts is None:
         return machine
     if machine.device.kind == "ipu":
-        if machine.num_devices % hosts:
-            raise UserError(
-                f"--hosts {hosts}: {name} has {machine.num_devices} IPUs, which {hosts} hosts cannot share evenly.\n"
-                f"       Give a divisor of {machine.num_devices}."
-            )
+        possible = [n for n in range(1, machine.hosts + 1) if machine.num_devices % n == 0]
+        if hosts not in possible:
+            why = f"has {counted(machine.hosts, 'host')}"
+            if hosts <= machine.hosts:
+                why = f"has {machine.num_devices} IPUs, which {hosts} hosts cannot share evenly"
+            raise UserError(f"--hosts {hosts}: {name} {why}.\n       Give {one_of(possible)}, or another --machine.")
         return replace(machine, hosts=hosts)
     return replace(machine, hosts=hosts, num_devices=machine.num_devices * hosts)
 

@@ -11,10 +11,12 @@ from arguments import Parser
 from errors import UserError, nearest, user_path
 from planning.machines import NAMES
 
+USAGE = "[--machine NAME] [--hosts N] [--balance] [--timeline FILE.svg] [--summary]"
 
-def parse_own_flags(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
-    """This command's own flags, and all other words. Prints their help where it is asked for; the keys' help follows."""
-    parser = Parser(prog="plan.py", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+
+def own_parser() -> Parser:
+    """This command's own flags."""
+    parser = Parser(prog="plan.py", usage=USAGE, add_help=False, allow_abbrev=False)
     own = parser.add_argument_group("what to plan for (flags of plan.py alone)")
     own.add_argument(
         "--machine",
@@ -26,18 +28,31 @@ def parse_own_flags(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]
         "--balance", action="store_true", help="look for the layers_per_ipu with the smallest slowest stage"
     )
     own.add_argument("--timeline", metavar="FILE.svg", help="draw who computes which micro-batch when")
-    own.add_argument("--summary", action="store_true", help="print the last line alone")
-    given, rest = parser.parse_known_args(list(argv))
+    own.add_argument(
+        "--summary", action="store_true", help="print the last line alone (with --balance, its result before it)"
+    )
+    return parser
+
+
+def parse_own_flags(argv: Sequence[str]) -> Tuple[argparse.Namespace, List[str]]:
+    """The own flags' values, and all other words."""
+    given, rest = own_parser().parse_known_args(list(argv))
     if "--help" in rest or "-h" in rest:
-        print(parser.format_help())
         return given, rest
     if given.hosts is not None and given.hosts < 1:
         raise UserError(f"--hosts {given.hosts}: give 1 or more.")
-    if given.machine is not None and given.machine not in NAMES:
+    if given.machine is not None and given.machine.lower() not in NAMES:
         raise UserError(
-            f"--machine {given.machine} is not known.{nearest(given.machine, NAMES)}\n       Give {', '.join(NAMES)}."
+            f"--machine {_shown(given.machine)} is not known.{nearest(given.machine.lower(), NAMES)}\n"
+            f"       Give {', '.join(NAMES)}."
         )
+    given.machine = given.machine and given.machine.lower()
     return given, rest
+
+
+def _shown(value: str) -> str:
+    """A value as a message names it: in quotes where nothing would be seen."""
+    return value if value.strip() else repr(value)
 
 
 def timeline_path(name: Optional[str]) -> Optional[Path]:
@@ -46,8 +61,10 @@ def timeline_path(name: Optional[str]) -> Optional[Path]:
         return None
     path = user_path(name)
     if path.suffix.lower() != ".svg":
-        raise UserError(f"--timeline {name}: give a name that ends in .svg.")
-    target = path if path.exists() else path.absolute().parent
-    if path.is_dir() or not os.access(target, os.W_OK):
-        raise UserError(f"--timeline {name} cannot be written in {path.absolute().parent}.\n       Give another.")
+        raise UserError(f"--timeline {_shown(name)}: give a name that ends in .svg.")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"--timeline {name}: there is no folder {folder}.\n       Make it, or give another name.")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise UserError(f"--timeline {name} cannot be written in {folder}.\n       Give another name.")
     return path

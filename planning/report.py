@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, List
 
+from errors import counted
+from placement import process_counts
 from planning.layout import Layout
 from planning.length import updates_of
 from planning.published import figures_for
@@ -12,14 +14,16 @@ from planning.schedule import makespan
 from planning.stage_memory import StageMemory, fullest, share_of_device, stage_memories
 from planning.throughput import KINDS, Prediction, micro_batches_of, predict, schedule_of
 from planning.traffic import Traffic, traffic_of
+from planning.units import duration_text, rounded, size_text, time_unit
 from reporting.tables import table
 
 if TYPE_CHECKING:
     from config import Config
 
-MIB, GB = 2**20, 1e9
+GB = 1e9
 MOST_REPLICAS = 16  # rows of the device table; of more, the first and the last
 WORDS = {"ipu": "IPU", "gpu": "GPU", "cpu": "process"}
+TIGHT = 0.67  # of an IPU's memory: its program often needs a third and more
 
 
 @dataclass(frozen=True)
@@ -46,32 +50,46 @@ def report(plan: Plan) -> str:
 def summary(plan: Plan) -> str:
     """One line."""
     config, layout = plan.config, plan.layout
-    updates = updates_of(config)
     index = fullest(plan.memories)
     where = f"fullest {_stages_of(layout, index)}" if len(plan.memories) > 1 else "all stages on one device"
     images = plan.prediction.images_per_second
     batch = (
         f"global batch {config.global_batch_size:,}" if config.trains else f"micro batch {config.micro_batch_size:,}"
     )
+    share = share_of_device(plan.memories[index], layout) or 0
     return (
-        f"{config.name}: {_count(layout, layout.num_used)}, {batch}, "
-        f"{'-' if updates is None else f'{updates:,}'} updates, bubble {100 * plan.prediction.bubble:.1f} %, "
-        f"{where}: {_mib(plan.memories[index].total)}, "
-        f"predicted {'-' if images is None else rounded(images)} images/s"
+        f"{config.name}: {counted(layout.num_used, WORDS[layout.machine.device.kind])}, {batch}, {_updates(config)}, "
+        f"bubble {100 * plan.prediction.bubble:.1f} %, {where}: {size_text(plan.memories[index].total)}, "
+        + (f"DOES NOT FIT ({100 * share:.1f} % of {_device(layout)}), " if share > 1 else "")
+        + f"predicted {'-' if images is None else rounded(images)} images/s{_refusal(layout)}"
     )
 
 
-def rounded(images_per_second: float) -> str:
-    """To three figures: more would be a promise."""
-    digits = 3 - len(str(int(images_per_second)))
-    return f"{round(images_per_second, digits):,.{max(0, digits)}f}"
+def _updates(config: Config) -> str:
+    if not config.trains:
+        return "no updates"
+    updates = updates_of(config)
+    return "updates not known (the number of images is not)" if updates is None else f"{updates:,} updates"
+
+
+def _device(layout: Layout) -> str:
+    """Whose memory a process has."""
+    return {"ipu": "an IPU", "gpu": "a GPU", "cpu": "its share of the host's memory"}[layout.machine.device.kind]
+
+
+def _refusal(layout: Layout) -> str:
+    """The first of PopTorch's, in short."""
+    if not layout.refusals:
+        return ""
+    first, more = layout.refusals[0].splitlines()[0].rstrip("."), len(layout.refusals) - 1
+    return f"; PopTorch would refuse it: {first}{f' (and {more} more)' if more else ''}"
 
 
 def _devices(plan: Plan) -> str:
     layout, placement = plan.layout, plan.layout.placement
     machine = layout.machine
-    used = f" on {layout.hosts} host{'s' * (layout.hosts > 1)}"
-    title = f"Devices: {machine.name}, {_count(layout, layout.num_used)}{used}"
+    used = f" on {counted(layout.hosts, 'host')}"
+    title = f"Devices: {machine.name}, {counted(layout.num_used, 'process')}{used}"
     if machine.device.kind != "cpu":
         title = f"Devices: {machine.name} ({machine.num_devices} x {machine.device.name}), "
         title += f"{layout.num_used} used{used}"
@@ -91,7 +109,16 @@ def _devices(plan: Plan) -> str:
     if len(groups) < placement.replica_groups:
         rows.insert(-1, ["..."] * (placement.pipeline_size + 2))
     columns = [_stages_of(layout, process) for process in range(placement.pipeline_size)]
-    return "\n".join([title, table(["replica", "host", *columns], rows), *layout.notes])
+    lines = [title, table(["replica", "host", *columns], rows), *layout.notes, *_other_counts(plan)]
+    return "\n".join([*lines, *(f"PopTorch would refuse this plan: {problem}" for problem in layout.refusals)])
+
+
+def _other_counts(plan: Plan) -> List[str]:
+    """Which other numbers of processes the plan folds onto."""
+    if plan.layout.placement.runtime != "pipeline":
+        return []
+    others = [str(count) for count in process_counts(plan.config) if count != plan.layout.placement.num_processes]
+    return [f"numbers of processes that the plan also folds onto, with the same result: {', '.join(others) or 'none'}"]
 
 
 def _memory(plan: Plan) -> str:
@@ -104,11 +131,11 @@ def _memory(plan: Plan) -> str:
     rows = []
     for process, memory in enumerate(memories):
         kept, share = memory.weights, share_of_device(memory, layout)
-        row = [_stages_of(layout, process), _mib(kept.weights), _mib(kept.gradients), _mib(kept.state)]
-        row += [_mib(kept.average)] * average
-        row += [_mib(memory.waiting), str(memory.in_flight), _mib(memory.working), _mib(memory.total)]
+        row = [_stages_of(layout, process), size_text(kept.weights), size_text(kept.gradients), size_text(kept.state)]
+        row += [size_text(kept.average)] * average
+        row += [size_text(memory.waiting), str(memory.in_flight), size_text(memory.working), size_text(memory.total)]
         row += [f"{100 * share:.1f} %" if share is not None else ""] * bool(whole)
-        row += [_mib(kept.offchip)] * offchip
+        row += [size_text(kept.offchip)] * offchip
         row.append("<- fullest" if process == fullest(memories) and len(memories) > 1 else "")
         rows.append(row)
     has = "" if not whole else f"of {whole / 1e6:,.0f} MB" if whole < GB else f"of {whole / GB:,.0f} GB"
@@ -121,7 +148,11 @@ def _memory(plan: Plan) -> str:
     lines = [title, table(headers, rows)]
     if layout.on_ipu:
         lines.append("not counted: the program and its buffers, often a third of an IPU's memory and more")
-    if any((share_of_device(memory, layout) or 0) > 1 for memory in memories):
+    index = fullest(memories)
+    share = share_of_device(memories[index], layout) or 0
+    if layout.on_ipu and TIGHT <= share <= 1:
+        lines.append(f"tight: {_stages_of(layout, index)} would leave the program {100 * (1 - share):.1f} % of an IPU")
+    if share > 1:
         lines.append("this does not fit: smaller micro-batches, recompute_checkpoint_every_layer, or more stages")
     return "\n".join(lines)
 
@@ -131,18 +162,18 @@ def _traffic(plan: Plan) -> str:
     per = "a weight update" if config.trains else "an evaluation batch"
     lines = ["Traffic"]
     if traffic.boundaries:
-        amounts = ", ".join(_mib(amount) for amount in traffic.boundaries)
+        amounts = ", ".join(size_text(amount) for amount in traffic.boundaries)
         back = ", as much back" if config.trains else ""
         lines.append(
-            f"between stages, a micro-batch: {amounts} forward{back}; {per} of a replica: {_mib(traffic.per_update)}"
+            f"between stages, a micro-batch: {amounts} forward{back}; {per} of a replica: {size_text(traffic.per_update)}"
         )
     else:
         lines.append("between stages: none, one device holds all")
     if max(traffic.reduction):
         groups = placement.replica_groups
         lines.append(
-            f"between {groups} replicas, a weight update: up to {_mib(max(traffic.reduction))} of gradients"
-            + (f" and {_mib(max(traffic.sharing))} of weights" if max(traffic.sharing) else "")
+            f"between {counted(groups, 'replica')}, a weight update: up to {size_text(max(traffic.reduction))} of gradients"
+            + (f" and {size_text(max(traffic.sharing))} of weights" if max(traffic.sharing) else "")
             + " sent by each device"
         )
     return "\n".join(lines)
@@ -154,10 +185,10 @@ def _time(plan: Plan) -> str:
     size, count = placement.pipeline_size, len(placement.parts)
     schedule, micro_batches = schedule_of(config, layout), prediction.micro_batches
     known = prediction.images_per_second is not None
-    unit, factor = ("ms", 1e3) if known else ("relative", 1 / max(prediction.forward))
     most = max(a + b for a, b in zip(prediction.forward, prediction.backward))
+    unit, factor = time_unit([most]) if known else ("relative", 1 / max(prediction.forward))
     rows = [
-        [part.describe(), f"{a * factor:.2f}", f"{b * factor:.2f}", f"{100 * (a + b) / most:.1f} %"]
+        [part.describe(), rounded(a * factor), rounded(b * factor), f"{100 * (a + b) / most:.1f} %"]
         for part, a, b in zip(placement.parts, prediction.forward, prediction.backward)
     ]
     lines = [f"Time of a micro-batch ({unit})", table(["stage", "forward", "backward", "of the slowest"], rows)]
@@ -181,10 +212,11 @@ def _expectation(plan: Plan) -> List[str]:
         ]
     seconds = makespan(prediction.events)
     what = "a weight update" if config.trains else "an evaluation batch"
-    between = f" and {_duration(prediction.update)} between replicas" if prediction.update else ""
+    between = f" and {duration_text(prediction.update)} between replicas" if prediction.update else ""
     count = micro_batches_of(config, layout)
+    micro_batches = f"{count:,} micro-batch{'es' * (count > 1)}"
     lines = [
-        f"predicted: {rounded(images)} images/s; {what} of {count:,} micro-batches takes {_duration(seconds)}{between}",
+        f"predicted: {rounded(images)} images/s; {what} of {micro_batches} takes {duration_text(seconds)}{between}",
         f"assumed: {device.peaks[kind] / 1e12:,.4g} TFLOP/s in {kind} x {device.efficiency:.4g} ({device.efficiency_from})",
     ]
     if device.link is not None and layout.num_used > 1:
@@ -211,17 +243,3 @@ def _stages_of(layout: Layout, process: int) -> str:
     indices = placement.parts_of(process)
     word = "stage" if len(indices) == 1 else "stages"
     return f"{word} {', '.join(map(str, indices))}"
-
-
-def _count(layout: Layout, number: int) -> str:
-    kind = layout.machine.device.kind
-    word = {"ipu": "IPU", "gpu": "GPU", "cpu": "process"}[kind]
-    return f"{number} {word}{('es' if kind == 'cpu' else 's') if number > 1 else ''}"
-
-
-def _mib(number: Optional[float]) -> str:
-    return "-" if number is None else f"{number / MIB:,.1f} MiB" if number < 100 * MIB else f"{number / MIB:,.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:,.2f} s" if seconds >= 1 else f"{seconds * 1e3:,.1f} ms"

@@ -10,7 +10,7 @@ import pytest
 from errors import UserError
 from machine import has_pipelining
 from models.stages import Stage, fold_stages, plan_stages
-from placement import check_can_run, place, place_pipeline, place_single, resolve_runtime
+from placement import check_can_run, place, place_pipeline, place_single, process_counts, resolve_runtime
 from tests.small import small_config
 
 # layers, replicas, schedule, processes asked for, GPUs, cores -> (pipeline size, replica groups, parts)
@@ -183,3 +183,28 @@ def test_a_replica_that_would_lie_on_two_hosts_for_nothing_is_refused(
 def test_auto_runs_one_process_on_the_plain_path(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("placement.num_gpus", lambda device: 2)
     assert place(small_config(tmp_path, runtime="auto", device="auto")).runtime == "single"
+
+
+@pytest.mark.parametrize("layers", [[4], [2, 2], [1, 1, 1, 1], [1] * 6])
+@pytest.mark.parametrize("schedule", ["1f1b", "interleaved"])
+@pytest.mark.parametrize(("replicas", "accumulation"), [(1, 1), (1, 4), (4, 2), (6, 5)])
+def test_the_numbers_of_processes_that_are_named_are_those_that_are_taken(
+    tmp_path: Any, layers: List[int], schedule: str, replicas: int, accumulation: int
+) -> None:
+    config = small_config(
+        tmp_path,
+        layers_per_ipu=layers,
+        num_hidden_layers=sum(layers),
+        replication_factor=replicas,
+        gradient_accumulation=accumulation,
+        schedule=schedule,
+    )
+
+    def is_taken(number: int) -> bool:
+        try:
+            place_pipeline(config, number, 0, 2)
+        except UserError:
+            return False
+        return True
+
+    assert process_counts(config) == [n for n in range(1, 2 * len(layers) * replicas) if is_taken(n)]

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 import pytest
 
 from config import Config, load_config
+from dataset.order import TrainOrder
+from dataset.registry import open_source
 from errors import UserError
 from ipu_plan import num_reserved
+from placement import place_ipu
 from planning.balance import balance, compositions, smallest_slowest
 from planning.layout import Layout, layout_on
 from planning.length import updates_of
 from planning.machines import MACHINES, named_machine, this_machine
 from planning.published import FIGURES, figures_for
-from planning.report import make_plan, rounded, summary
+from planning.report import make_plan, report, summary
 from planning.throughput import predict
 from planning.traffic import traffic_of
+from planning.units import duration_text, rounded, size_text
 
 
 def config_of(name: str, *flags: str, command: str = "plan") -> Config:
@@ -53,17 +58,76 @@ def test_ipus_are_taken_by_powers_of_two() -> None:
     assert any("12 IPUs are computed with, 16 are taken" in note for note in layout_of(config, "pod16").notes)
 
 
-def test_poptorchs_bound_of_gradient_accumulation_is_told() -> None:
-    config = config_of("b16_imagenet1k", "--gradient-accumulation", "6")
-    assert any("gradient_accumulation = 7 or more" in note for note in layout_of(config, "pod16").notes)
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("b16_imagenet1k", ["--gradient-accumulation", "6"]),
+        ("digits", ["--runtime", "ipu"]),
+        ("b16_imagenet1k", ["--optimizer", "Lion"]),
+        ("b16_imagenet1k", ["--precision", "bf16.16"]),
+        ("b16_imagenet1k", []),
+    ],
+)
+def test_what_a_run_on_ipus_would_refuse_the_plan_says(name: str, flags: List[str]) -> None:
+    config = config_of(name, *flags)
+    plan = make_plan(config, layout_of(config, "pod16"))
+    try:
+        place_ipu(config)
+    except UserError as error:
+        assert f"PopTorch would refuse this plan: {error}" in report(plan)
+        assert f"; PopTorch would refuse it: {str(error).splitlines()[0].rstrip('.')}" in summary(plan)
+    else:
+        assert "PopTorch would refuse" not in report(plan) + summary(plan)
+    assert "\n" not in summary(plan)
+
+
+@pytest.mark.parametrize("machine", ["pod16", "pod64"])
+@pytest.mark.parametrize("accumulation", [1, 4, 7, 16, 28, 30, 56, 112])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_flags_that_use_all_ipus_do_so_and_poptorch_takes_them(machine: str, accumulation: int, replicas: int) -> None:
+    config = config_of("b16_imagenet1k", *_sized(replicas, accumulation))
+    note = layout_of(config, machine).notes[0]
+    same = re.search(r"--replication-factor (\d+) --gradient-accumulation (\d+) would use (\d+) with the same", note)
+    other = re.search(r"(\d+) replicas.*; gradient accumulation (\d+) would make global batch ([\d,]+)", note)
+    found = same or other
+    assert found is not None
+    fuller = config_of("b16_imagenet1k", *_sized(int(found.group(1)), int(found.group(2))))
+    layout = layout_of(fuller, machine)
+    assert layout.num_used == layout.machine.num_devices
+    assert not layout.refusals
+    assert (fuller.global_batch_size == config.global_batch_size) == (same is not None)
+    if other is not None:
+        assert f"{fuller.global_batch_size:,}" == other.group(3)
+
+
+def _sized(replicas: int, accumulation: int) -> List[str]:
+    return ["--replication-factor", str(replicas), "--gradient-accumulation", str(accumulation)]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "machine", "words"),
+    [
+        ("digits", [], "pod16", "--runtime ipu"),
+        ("digits_single", [], "pod64", "--runtime ipu"),
+        ("b16_imagenet1k", ["--runtime", "ipu"], "h200x8", "--machine pod16"),
+        ("b16_imagenet1k", ["--runtime", "ipu"], "cpu", "--machine pod16"),
+    ],
+)
+def test_a_runtime_that_the_machine_is_not_for_is_refused(
+    name: str, flags: List[str], machine: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=f"runtime = .*\n.*{words}"):
+        layout_of(config_of(name, *flags), machine)
 
 
 @pytest.mark.parametrize(
     ("name", "machine", "hosts", "words"),
     [
         ("b16_imagenet1k", "pod16", 3, "--hosts 3"),
-        ("b16_imagenet1k", "pod64", 8, "4 replicas cannot be shared evenly by 8 hosts"),
-        ("digits", "cpu", 3, "--hosts 3"),
+        ("b16_imagenet1k", "pod64", 8, "pod64 has 4 hosts"),
+        ("b16_imagenet1k", "pod16", 2, "pod16 has 1 host"),
+        ("digits", "cpu", 3, "--hosts 3: 4 processes .*\n.*Give 1, 2 or 4"),
+        ("digits_single", "cpu", 2, "1 process cannot .*\n.*--runtime pipeline"),
     ],
 )
 def test_hosts_that_cannot_share_evenly_are_refused(name: str, machine: str, hosts: int, words: str) -> None:
@@ -131,11 +195,55 @@ def test_one_figure_alone_sets_the_efficiency() -> None:
         ("b16_imagenet1k", 5_000),
         ("b16_in1k_pretrain", 93_600),
         ("b16_in1k_pretrain_lamb", 11_400),
-        ("digits", None),
+        ("digits", 880),
+        ("folder", None),
     ],
 )
 def test_weight_updates_are_those_of_the_recipe(name: str, updates: Optional[int]) -> None:
     assert updates_of(config_of(name)) == updates
+
+
+@pytest.mark.parametrize("share", ["0", "0.1", "0.2", "0.333", "0.5", "0.9"])
+def test_updates_of_the_digits_are_those_that_the_loader_makes(share: str) -> None:
+    config = config_of("digits", "--validation-split", share, "--epochs", "3", "--device-iterations", "2")
+    source = open_source(config, "train")
+    assert source is not None
+    assert updates_of(config) == 3 * 2 * TrainOrder(len(source), config, (0,)).steps_per_epoch
+
+
+def test_a_figure_is_of_its_own_split_and_micro_batches() -> None:
+    """All of these have the published global batch."""
+    for flags in (
+        ["--layers-per-ipu", "2", "4", "4", "2"],
+        ["--micro-batch-size", "34", "--gradient-accumulation", "15"],
+        ["--micro-batch-size", "10", "--gradient-accumulation", "51"],
+    ):
+        config = config_of("b16_imagenet1k", *flags)
+        assert config.global_batch_size == 2_040
+        assert figures_for(config, layout_of(config, "pod16")) == []
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "is_tight", "fits"), [(17, False, True), (24, False, True), (30, True, True), (45, False, False)]
+)
+def test_a_full_ipu_is_told(micro_batch: int, is_tight: bool, fits: bool) -> None:
+    config = config_of("b16_imagenet1k", "--micro-batch-size", str(micro_batch))
+    plan = make_plan(config, layout_of(config, "pod16"))
+    share = 100 * max(memory.total for memory in plan.memories) / 900e6
+    assert (67 <= share <= 100) == is_tight
+    assert ("\ntight: stage 0" in report(plan)) == is_tight
+    assert (f"DOES NOT FIT ({share:.1f} % of an IPU)" in summary(plan)) == (not fits) == (share > 100)
+
+
+@pytest.mark.parametrize(
+    ("flags", "others"), [([], "1, 2, 3"), (["--gradient-accumulation", "2"], "1"), (["--layers-per-ipu", "4"], "none")]
+)
+def test_the_plan_names_the_processes_that_it_folds_onto(flags: List[str], others: str) -> None:
+    if "--layers-per-ipu" in flags:
+        flags = [*flags, "--ipus-per-replica", "1"]
+    config = config_of("digits", "--device", "cpu", *flags)
+    plan = make_plan(config, layout_on(config, this_machine(0), None))
+    assert f"also folds onto, with the same result: {others}\n" in report(plan)
 
 
 def test_the_summary_is_one_line() -> None:
@@ -145,7 +253,29 @@ def test_the_summary_is_one_line() -> None:
         "b16_imagenet1k: 16 IPUs, global batch 2,040, 5,000 updates, bubble 9.1 %, fullest stage 0: 428 MiB, "
     )
     assert "\n" not in line
-    assert [rounded(number) for number in (7_003.2, 27_868, 6.54, 0.4321)] == ["7,000", "27,900", "6.54", "0.43"]
+    assert [rounded(number) for number in (7_003.2, 27_868, 6.54, 0.4321, 0)] == [
+        "7,000",
+        "27,900",
+        "6.54",
+        "0.432",
+        "0",
+    ]
+
+
+@pytest.mark.parametrize("number", [10.0**n * first for n in range(-6, 9) for first in (1.0, 1.2345, 9.994, 9.996)])
+def test_three_figures_are_those_of_scientific_notation(number: float) -> None:
+    assert float(rounded(number).replace(",", "")) == float(f"{number:.2e}")
+    assert "e" not in rounded(number)
+
+
+def test_sizes_and_durations_have_the_unit_that_suits_them() -> None:
+    sizes = [0, 512, 2_000, 69_632, 2**20, 5_888_888, 428 * 2**20, 5 * 2**30]
+    assert [size_text(number) for number in sizes] == [
+        *("0 B", "512 B", "1.95 KiB", "68.0 KiB", "1.00 MiB", "5.62 MiB", "428 MiB", "5,120 MiB")
+    ]
+    assert [duration_text(seconds) for seconds in (5.25e-5, 0.00207, 0.2893, 12.0)] == [
+        *("52.5 µs", "2.07 ms", "289 ms", "12.0 s")
+    ]
 
 
 def test_bfloat16_on_ipus_is_no_speed() -> None:

@@ -76,7 +76,7 @@ def test_poptorch_would_refuse_it_too(poptorch: Any, tmp_path: Any, monkeypatch:
 
 def test_three_stages_reserve_four_ipus_and_it_is_said(poptorch: Any, tmp_path: Any) -> None:
     runtime = ipu_runtime(small_config(tmp_path, **{**FOUR, "layers_per_ipu": [1, 2, 1]}))
-    assert runtime.notes[0] == "3 stages x 1 replicas use 3 IPUs; PopTorch reserves 4, the next power of two"
+    assert runtime.notes[0] == "3 stages x 1 replica use 3 IPUs; PopTorch reserves 4, the next power of two"
     runtime.prepare(evaluates=False)
     assert poptorch.stand_in.report(runtime._trainer).num_ipus == 4
 
