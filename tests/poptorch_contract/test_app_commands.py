@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,8 +16,9 @@ from safetensors.torch import load_file
 import finetune
 import pretrain
 import validation
+from tests.poptorch_contract.instances import ROOT, run_two
 
-ROOT = Path(__file__).resolve().parents[2]
+PRETRAIN = [sys.executable, str(ROOT / "pretrain.py")]
 DIGITS = [
     *("--config", "digits", "--ipus-per-replica", "2", "--layers-per-ipu", "2", "2", "--gradient-accumulation", "4"),
     *("--hidden-dropout-prob", "0", "--drop-path-rate", "0", "--micro-batch-size", "16"),
@@ -120,7 +120,9 @@ def test_two_instances_of_poprun_train_as_one_process(tmp_path: Any, stand_in_pa
     flags_one = [*flags, "--runtime", "single", "--replication-factor", "4", "--checkpoint-output-dir", str(one)]
     assert pretrain.main(flags_one) == 0
     two = tmp_path / "two"
-    outputs = run_instances(tmp_path, stand_in_path, [*flags, "--runtime", "ipu", "--checkpoint-output-dir", str(two)])
+    outputs = run_two(
+        lambda _: [*PRETRAIN, *flags, "--runtime", "ipu", "--checkpoint-output-dir", str(two)], tmp_path, stand_in_path
+    )
     actual, expected = weights(two / "latest"), weights(one / "latest")
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
@@ -135,37 +137,7 @@ def test_two_instances_of_poprun_train_as_one_process(tmp_path: Any, stand_in_pa
     assert "compiled for training" in outputs[0] and "Step:" in outputs[0]
     assert "Step:" not in outputs[1]  # one process speaks
 
-    resumed = run_instances(
-        tmp_path,
-        stand_in_path,
-        [*flags, "--training-steps", "4", "--runtime", "ipu", "--checkpoint-output-dir", str(two), "--resume"],
-    )
+    more = ["--training-steps", "4", "--runtime", "ipu", "--checkpoint-output-dir", str(two), "--resume"]
+    resumed = run_two(lambda _: [*PRETRAIN, *flags, *more], tmp_path, stand_in_path)
     assert "resumed after step 3" in resumed[0]
     assert (two / "latest").resolve().name == "step_4"
-
-
-def run_instances(tmp_path: Path, stand_in_path: str, flags: List[str]) -> List[str]:
-    """pretrain.py as two instances with two replicas each; what they print."""
-    rendezvous = tmp_path / f"rendezvous{len(list(tmp_path.iterdir()))}"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((stand_in_path, str(ROOT))),
-        "OMP_NUM_THREADS": "1",
-        "POPDIST_STAND_IN_NUM_INSTANCES": "2",
-        "POPDIST_STAND_IN_NUM_REPLICAS": "4",
-        "POPDIST_STAND_IN_IPUS_PER_REPLICA": "2",
-        "POPDIST_STAND_IN_RENDEZVOUS": str(rendezvous),
-    }
-    instances = [
-        subprocess.Popen(
-            [sys.executable, str(ROOT / "pretrain.py"), *flags],
-            env={**environment, "POPDIST_STAND_IN_INSTANCE": str(instance)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for instance in range(2)
-    ]
-    outputs = [instance.communicate(timeout=300)[0] for instance in instances]
-    assert [instance.returncode for instance in instances] == [0, 0], "\n".join(outputs)
-    return outputs

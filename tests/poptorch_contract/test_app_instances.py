@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.poptorch_contract.instances import run_two
 
 SCRIPT = """
 import torch
@@ -79,26 +76,6 @@ assert second.maximum(143 if not second.is_main else 0) == 143
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [SCRIPT, RESUME], ids=["what they exchange", "dropout goes on after a resume"])
 def test_two_instances(tmp_path: Path, stand_in_path: str, script: str) -> None:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((stand_in_path, str(ROOT))),
-        "OMP_NUM_THREADS": "1",
-        "POPDIST_STAND_IN_NUM_INSTANCES": "2",
-        "POPDIST_STAND_IN_NUM_REPLICAS": "4",
-        "POPDIST_STAND_IN_IPUS_PER_REPLICA": "2",
-        "POPDIST_STAND_IN_RENDEZVOUS": str(tmp_path / "rendezvous"),
-    }
-    processes = []
     for instance in range(2):
         (tmp_path / str(instance)).mkdir()
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", script, str(tmp_path / str(instance))],
-                env={**environment, "POPDIST_STAND_IN_INSTANCE": str(instance)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    outputs: Any = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    run_two(lambda instance: [sys.executable, "-c", script, str(tmp_path / str(instance))], tmp_path, stand_in_path)
