@@ -183,7 +183,7 @@ FAULTS = [
     Fault(
         "random numbers begin anew after a resume",
         "runtime/ipu.py",
-        "            self._trainer.rng_state, self._rng_state = self._rng_state, None\n",
+        "            self._trainer.rng_state = state\n",
         "            pass\n",
         "runtime",
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 from datetime import timedelta
 from typing import Any, List, Optional
@@ -33,6 +35,14 @@ class Group:
             store = dist.FileStore(path, self.size)
             # Not init_process_group: whoever is tested may want torch's default group for itself.
             self._gloo = dist.ProcessGroupGloo(store, self.rank, self.size, _TIMEOUT)
+            atexit.register(self._leave)
+
+    def _leave(self) -> None:
+        """All together, and before Python goes: gloo's threads would end the process by an abort now and then."""
+        with contextlib.suppress(RuntimeError):  # another process has failed, and is not waited for
+            assert self._gloo is not None
+            self._gloo.allreduce([torch.zeros(1)]).wait(timedelta(seconds=10))
+        self._gloo = None
 
     def reduce_(self, tensor: torch.Tensor, op: Any) -> None:
         if self._gloo is not None:
