@@ -1,6 +1,6 @@
 """Runs a command: decides where, starts local worker processes when the plan needs several, and turns errors into messages.
 
-Under a launcher (`torchrun`, `poprun`: WORLD_SIZE is set) a command is one of its processes and starts none.
+Under a launcher a command is one of its processes and starts none: `torchrun` sets WORLD_SIZE, for `poprun` PopDist is asked.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from config import Config
-from ipu_plan import check_plan
 from placement import place_ipu, place_single
 from runtime.single import SingleRuntime
 from tests.small import host_batch
@@ -19,7 +18,6 @@ Outcome = Dict[str, Any]
 def ipu_runtime(config: Config) -> Any:
     from runtime.ipu import IpuRuntime
 
-    check_plan(config, config.replication_factor)
     return IpuRuntime(config, place_ipu(config), num_cores=1)
 
 

@@ -68,7 +68,6 @@ def test_validation_needs_no_gradient_accumulation(poptorch: Any, tmp_path: Any)
 def test_poptorch_would_refuse_it_too(poptorch: Any, tmp_path: Any, monkeypatch: Any, accumulation: int) -> None:
     """Our bound is PopTorch's: without ours its own message ends the run, as a user's mistake."""
     monkeypatch.setattr(placement, "check_plan", lambda *arguments: None)
-    monkeypatch.setattr("tests.poptorch_contract.outcomes.check_plan", lambda *arguments: None)
     config = small_config(tmp_path, **{**FOUR, "gradient_accumulation": accumulation})
     with pytest.raises(UserError, match=r"PopTorch cannot compile this plan: .*pipeline stages"):
         ipu_runtime(config).prepare(evaluates=False)

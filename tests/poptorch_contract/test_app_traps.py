@@ -117,12 +117,6 @@ def test_every_attribute_that_changes_is_variable(poptorch: Any, tmp_path: Any) 
 # Errors of PopTorch, and why the app does not meet them.
 
 
-def test_options_are_not_touched_after_an_executor_has_them(poptorch: Any, tmp_path: Any) -> None:
-    runtime = ipu_runtime(small_config(tmp_path, **KEYS))
-    runtime.prepare(evaluates=True)
-    assert all(executor.options is not None for executor in poptorch.stand_in.executors())
-
-
 @pytest.mark.parametrize("value", [1, 0.5])
 def test_whole_numbers_for_fractions_become_fractions(poptorch: Any, tmp_path: Any, value: float) -> None:
     keys = {"auto_loss_scaling": True, "als_threshold": value, "als_bin_edge": value, "matmul_proportion": [value]}
