@@ -130,7 +130,8 @@ class Watch:
                     connection.sendall(_RECORD.pack(what, rank))
 
     def _listen(self) -> None:
-        while not self._leaving and (self._selector.get_map() or self._failed is not None):
+        # Where all neighbours have left, too: a connection closed before this process has taken its own leave would look like a loss.
+        while not self._leaving:
             for key, _ in self._selector.select(timeout=1.0):
                 if not self._leaving:
                     self._hear(key.data, self._neighbours[key.data])
