@@ -116,9 +116,7 @@ def test_an_orderly_end_is_no_loss_whoever_goes_first(running: World) -> None:
 
 
 @pytest.mark.parametrize("slow", ["time.sleep(2.5), tell(*what)", "tell(*what), time.sleep(2.5)"])
-def test_one_that_is_slow_to_leave_is_not_lost_and_takes_none_for_lost(
-    running: World, slow: str
-) -> None:
+def test_one_that_is_slow_to_leave_is_not_lost_and_takes_none_for_lost(running: World, slow: str) -> None:
     running.tell(f"tell = watch._tell; watch._tell = lambda *what: ({slow})", 0, 2)
     running.tell("watch.leave(); sys.exit(0)", 0, 2)
     time.sleep(4)
