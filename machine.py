@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+import platform
 import re
 import signal
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +28,25 @@ _NEVER, _MOST = 2**31 - 1, 2**25  # bytes
 def num_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe() -> str:
+    """The machine in a line: host, CPU, cores and GPUs."""
+    parts = [socket.gethostname(), f"{_cpu_name()}, {num_cores()} cores"]
+    gpus = num_gpus("auto")
+    if gpus:
+        import torch
+
+        parts.append(f"{gpus} x {torch.cuda.get_device_name(0)}")
+    return " · ".join(parts)
+
+
+def _cpu_name() -> str:
+    try:
+        with open(CPU_FILE, encoding="utf-8", errors="replace") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def cpu_multiplies(kind: str) -> bool:

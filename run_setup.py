@@ -22,6 +22,7 @@ from machine import spans_hosts
 from reporting.build import build_reporters
 from resuming import resume, with_epsilon_of_the_run
 from run_folder import new_run_folder
+from run_record import run_record
 from runtime.build import build_runtime
 from saving import Saver
 from training import Run, number_of_steps
@@ -65,6 +66,8 @@ def prepare_run(config: Config, placement: Placement) -> Run:
             f"the run has all its {run.num_steps:,} steps already; a larger --epochs or --training-steps goes on"
         )
     run.note(*notes)
+    for reporter in reporters:
+        reporter.began(run_record(config, placement, source, held_out, run.num_steps, progress.step))
     return run
 
 

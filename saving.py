@@ -12,7 +12,7 @@ from torch import Tensor
 
 from checkpoint import Progress, is_only_best
 from errors import UserError
-from reporting.base import SaveRecord
+from reporting.records import SaveRecord
 from run_folder import (
     is_complete,
     linked_step,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Sequence
 from torch import Tensor
 
 from checkpoint import Progress, write_run_details
-from reporting.base import SaveRecord
+from reporting.records import SaveRecord
 from run_folder import point
 from weights.tensor_files import digest_of, index_of, part_name, sync_path, write_index, write_part
 

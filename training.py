@@ -20,7 +20,8 @@ from batch import HostBatch
 from dataset.bad_images import FILE_NAME
 from errors import UserError
 from optimization import learning_rate_of
-from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+from reporting.base import Reporter
+from reporting.records import StepRecord, Summary, ValidationRecord
 
 if TYPE_CHECKING:
     from checkpoint import Progress

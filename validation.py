@@ -31,9 +31,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     from dataset.bad_images import BadImageLog
     from dataset.registry import open_source
-    from reporting.base import ValidationRecord
     from reporting.build import build_wandb
     from reporting.evaluation import EvaluationProgress
+    from reporting.records import ValidationRecord
     from run_setup import evaluation_loader, opening_notes
     from runtime.build import build_runtime
     from training import evaluate

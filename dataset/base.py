@@ -62,6 +62,12 @@ def read_file(path: str) -> Encoded:
         raise BadImageError(path, getattr(error, "strerror", None) or str(error)) from error
 
 
+def sample_name(source: Source, index: int) -> str:
+    """The path of a sample's file where the source has one, else its number."""
+    path = getattr(source, "path", None)
+    return path(index) if path is not None else f"sample {index}"
+
+
 def fingerprint(source: Source) -> str:
     """Tells data sets apart by how many images they have, with which labels and names of classes."""
     digest = hashlib.blake2b(repr(source.class_names).encode(errors="surrogatepass"), digest_size=8)

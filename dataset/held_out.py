@@ -7,7 +7,7 @@ from typing import Tuple
 
 import numpy as np
 
-from dataset.base import Item, Source
+from dataset.base import Item, Source, sample_name
 from seeding import derive_seed
 
 
@@ -48,3 +48,6 @@ class Subset:
 
     def item(self, index: int) -> Item:
         return self._source.item(int(self._indices[index]))
+
+    def path(self, index: int) -> str:
+        return sample_name(self._source, int(self._indices[index]))

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
-from reporting.base import Reporter, SaveRecord, StepRecord, Summary, ValidationRecord
+from reporting.base import Reporter
+from reporting.records import (
+    Findings,
+    MemoryRecord,
+    ModelViews,
+    RunRecord,
+    SaveRecord,
+    StepRecord,
+    Summary,
+    Timeline,
+    ValidationRecord,
+)
 
 
 class BestEffort(Reporter):
@@ -16,30 +27,44 @@ class BestEffort(Reporter):
         self._reporter: Optional[Reporter] = None
         self._reporter = self._attempt(make)
 
+    def began(self, record: RunRecord) -> None:
+        self._pass_on("began", record)
+
     def note(self, text: str) -> None:
-        if self._reporter is not None:
-            self._attempt(self._reporter.note, text)
+        self._pass_on("note", text)
 
     def step(self, record: StepRecord) -> None:
-        if self._reporter is not None:
-            self._attempt(self._reporter.step, record)
+        self._pass_on("step", record)
 
     def validated(self, record: ValidationRecord) -> None:
-        if self._reporter is not None:
-            self._attempt(self._reporter.validated, record)
+        self._pass_on("validated", record)
+
+    def found(self, findings: Findings) -> None:
+        self._pass_on("found", findings)
+
+    def traced(self, timeline: Timeline) -> None:
+        self._pass_on("traced", timeline)
+
+    def held(self, record: MemoryRecord) -> None:
+        self._pass_on("held", record)
+
+    def viewed(self, views: ModelViews) -> None:
+        self._pass_on("viewed", views)
 
     def saved(self, record: SaveRecord) -> None:
-        if self._reporter is not None:
-            self._attempt(self._reporter.saved, record)
+        self._pass_on("saved", record)
 
     def finished(self, summary: Summary) -> None:
-        if self._reporter is not None:
-            self._attempt(self._reporter.finished, summary)
+        self._pass_on("finished", summary)
 
     def close(self) -> None:
         reporter, self._reporter = self._reporter, None
         if reporter is not None:
             self._attempt(reporter.close)
+
+    def _pass_on(self, method: str, news: Any) -> None:
+        if self._reporter is not None:
+            self._attempt(getattr(self._reporter, method), news)
 
     def _attempt(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:

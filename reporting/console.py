@@ -7,7 +7,8 @@ import sys
 from typing import Optional, TextIO
 
 from reporting import lines
-from reporting.base import Reporter, SaveRecord, StepRecord, Summary, ValidationRecord
+from reporting.base import Reporter
+from reporting.records import SaveRecord, StepRecord, Summary, ValidationRecord
 
 
 class ConsoleReporter(Reporter):

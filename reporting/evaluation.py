@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any, Optional
 
-from reporting.base import ValidationRecord
 from reporting.console import is_terminal
 from reporting.lines import second_score
+from reporting.records import ValidationRecord
 
 
 class EvaluationProgress:

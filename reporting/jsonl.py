@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, TextIO, Union
 
-from reporting.base import Reporter, SaveRecord, StepRecord, ValidationRecord
+from reporting.base import Reporter
+from reporting.records import SaveRecord, StepRecord, ValidationRecord
 
 
 class JsonlReporter(Reporter):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import List
 
-from reporting.base import SaveRecord, StepRecord, Summary, ValidationRecord
+from reporting.records import SaveRecord, StepRecord, Summary, ValidationRecord
 
 STARVING = 0.1  # share of the time above which waiting for data is worth a remark
 

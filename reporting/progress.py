@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from reporting import lines
-from reporting.base import StepRecord
+from reporting.records import StepRecord
 
 
 class ProgressBar:

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Mapping, Optional
 
-from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+from reporting.base import Reporter
+from reporting.records import StepRecord, Summary, ValidationRecord
 
 
 class TensorBoardReporter(Reporter):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
-from reporting.base import Reporter, StepRecord, Summary, ValidationRecord
+from reporting.base import Reporter
 from reporting.lines import second_score
+from reporting.records import StepRecord, Summary, ValidationRecord
 
 
 class WandbReporter(Reporter):

@@ -130,7 +130,7 @@ class Watch:
                     connection.sendall(_RECORD.pack(what, rank))
 
     def _listen(self) -> None:
-        # Where all neighbours have left, too: a connection closed before this process has taken its own leave would look like a loss.
+        # Where all neighbours have left, too: a connection closed before this process has taken its leave would look like a loss.
         while not self._leaving:
             for key, _ in self._selector.select(timeout=1.0):
                 if not self._leaving:

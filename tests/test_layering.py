@@ -23,7 +23,7 @@ RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
     *("agreement", "allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
-    *("inspection_text", "compile_only", *IPU, "planning", "runtime", "models", "optim"),
+    *("inspection_text", "compile_only", "run_record", *IPU, "planning", "runtime", "models", "optim"),
     *("dataset", "weights", "reporting", "prediction"),
 )
 
@@ -43,14 +43,14 @@ MAY_IMPORT = {
             "checkpoint",
             "run_folder",
             "runtime.base",
-            "reporting.base",
+            "reporting.records",
             "weights.card",
             "weights.tensor_files",
         ),
         "copies what any runtime hands out",
     ),
     "step_writer": (
-        ("checkpoint", "run_folder", "reporting.base", "weights.card", "weights.tensor_files"),
+        ("checkpoint", "run_folder", "reporting.records", "weights.card", "weights.tensor_files"),
         "writes what it is handed, without a runtime",
     ),
     "agreement": (("runtime.base", "machine"), "what processes agree on, whatever runs the model"),
@@ -61,6 +61,10 @@ MAY_IMPORT = {
     ),
     "run_folder": ((), "files and links of a run, whatever is in them"),
     "runtime": (("models", "optim", "optimization", "placement", "machine", *IPU), "runs the model"),
+    "run_record": (
+        ("allocation", "placement", "machine", "models.architecture", "dataset.base", "reporting.records"),
+        "what a report says of a run as a whole",
+    ),
     "compile_only": (("allocation", "placement", "runtime"), "what a flag of three commands does"),
     "ipu_options": (("ipu_plan",), "translates a config for PopTorch"),
     "ipu_plan": ((), "what PopTorch would refuse, without PopTorch"),

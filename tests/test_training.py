@@ -9,7 +9,8 @@ import pytest
 from batch import HostBatch
 from errors import UserError
 from placement import place
-from reporting.base import Reporter, ValidationRecord
+from reporting.base import Reporter
+from reporting.records import ValidationRecord
 from run_setup import prepare_run
 from runtime.base import StepResult
 from runtime.single import SingleRuntime

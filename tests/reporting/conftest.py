@@ -4,7 +4,7 @@ from typing import Any, Callable
 
 import pytest
 
-from reporting.base import StepRecord, ValidationRecord
+from reporting.records import StepRecord, ValidationRecord
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from reporting.base import Summary
 from reporting.build import build_reporters
+from reporting.records import Summary
 
 
 class Settings(SimpleNamespace):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from reporting.base import Summary
 from reporting.console import ConsoleReporter
 from reporting.lines import step_line, validation_line
+from reporting.records import Summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
 A_RUN = """
-from reporting.base import StepRecord, Summary
+from reporting.records import StepRecord, Summary
 from reporting.console import ConsoleReporter
 
 console = ConsoleReporter(num_steps=2)

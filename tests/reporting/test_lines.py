@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from reporting.base import Summary
 from reporting.lines import duration, step_line, summary_lines, validation_line
+from reporting.records import Summary
 
 BENCHMARK_REGEXPS = (r"throughput: *(.*?) samples\/sec", r"loss: *(\d*\.\d*)", r"Valid Accuracy: *(\d+\.\d+)")
 TEST_REGEXPS = (r"loss:\s+([\d\.]+)", r"accuracy:\s+([\d\.]+)")
