@@ -32,17 +32,18 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     thresholds = parse_thresholds(options.threshold)
 
     from prediction.answers import Chooser
-    from prediction.loading import complete, load_model, read_class_names
+    from prediction.loading import complete, read_class_names
     from prediction.pictures import find_pictures
     from prediction.predictor import Predictor, pick_device
     from weights.opening import open_model
+    from weights.whole_model import load_whole
 
     paths = [] if options.serve else find_pictures(options.pictures, getattr(sys.stdin, "buffer", io.BytesIO()))
     saved = open_model(options.checkpoint, options.use_ema == "true")
     names = read_class_names(options.class_names) if options.class_names else None
     saved = complete(saved, options.num_heads, names)
     chooser = Chooser(saved.card, options.top_k, thresholds)
-    model = load_model(saved, pick_device(options.device))
+    model = load_whole(saved, pick_device(options.device))
     predictor = Predictor(model, saved.card, options.max_image_pixels, options.batch_size)
     print(*(f"{printable(note)}\n" for note in saved.notes), sep="", end="", file=sys.stderr, flush=True)
     if options.serve:

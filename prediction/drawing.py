@@ -9,10 +9,10 @@ from typing import List, Sequence, Tuple
 import torch
 
 from errors import user_path
+from insight.attention import patch_attention
 from prediction.answers import Answer
-from prediction.attention import patch_attention
+from prediction.figure import Drawn, check_target, figure, save
 from prediction.options import MOST_DRAWN
-from prediction.overlay import Drawn, check_target, figure, save
 from prediction.predictor import Predictor, Seen
 
 

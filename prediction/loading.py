@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Optional, Tuple
 
-import torch
-
 from errors import UserError, user_path
-from models.vit import VisionTransformer
 from weights.saved_model import SavedModel
-from weights.whole_model import build_whole, with_heads
+from weights.whole_model import with_heads
 
 
 def complete(
@@ -43,8 +40,3 @@ def read_class_names(file: str) -> Tuple[str, ...]:
             f"--class-names {file} cannot be read ({reason}). Give a text file with a name a line."
         ) from error
     return tuple(line.strip() for line in lines)
-
-
-def load_model(saved: SavedModel, device: torch.device) -> VisionTransformer:
-    """The whole model in float32, ready for answers."""
-    return build_whole(saved.card.arch, saved.weights.read(saved.weights.shapes)).float().to(device)

@@ -16,6 +16,7 @@ import machine
 from dataset.base import BadImageError, Encoded, read_file
 from dataset.decode import open_picture
 from errors import UserError
+from insight.answers import probabilities
 from models.vit import VisionTransformer
 from prediction.view import view_of
 from weights.card import ModelCard
@@ -38,25 +39,18 @@ class Predictor:
     def __init__(self, model: VisionTransformer, card: ModelCard, max_image_pixels: int, batch_size: int = 64) -> None:
         """`model` is in evaluation mode, on the device that is to be used."""
         self.model, self.card, self.batch_size = model, card, batch_size
-        self.device = next(model.parameters()).device
         self._view, self._max_pixels = view_of(card), max_image_pixels
-        self._is_each_by_itself = card.multi_label or card.arch.num_labels == 1  # one class among one would say nothing
 
     def see(self, item: Encoded) -> Tensor:
         """A picture as the model sees it, uint8 [C, H, W]. Raises BadImageError."""
         return self._view(open_picture(item, self.card.arch.num_channels, self._max_pixels))
 
-    @torch.inference_mode()
     def predict(self, views: Tensor) -> Tensor:
-        """uint8 [B, C, H, W] to probabilities [B, K], float32 on the CPU: of one class among all, or of each label by itself.
-
-        Raises UserError where the model gives none.
-        """
-        logits = self.model(views.to(self.device))
-        probabilities = (logits.sigmoid() if self._is_each_by_itself else logits.softmax(dim=-1)).cpu()
-        if not bool(probabilities.isfinite().all()):
+        """uint8 [B, C, H, W] to probabilities [B, K], float32 on the CPU. Raises UserError where the model gives none."""
+        answers = probabilities(self.model, self.card, views)
+        if not bool(answers.isfinite().all()):
             raise UserError("the model's answers are not finite: its weights are damaged, or training went astray.")
-        return probabilities
+        return answers
 
     def predict_files(self, paths: Iterable[str]) -> Iterator[List[Seen]]:
         """All pictures in order, a batch at a time."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 from dataset.base import BadImageError, Encoded
 from errors import UserError, printable
+from insight.attention import patch_attention
+from insight.overlay import overlay, shown_view
 from prediction.answers import Chooser
-from prediction.attention import patch_attention
-from prediction.overlay import overlay, shown_view
 from prediction.predictor import Predictor
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
     *("agreement", "allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
     *("inspection_text", "compile_only", "run_record", *IPU, "planning", "runtime", "models", "optim"),
-    *("dataset", "weights", "reporting", "prediction"),
+    *("dataset", "weights", "reporting", "insight", "prediction"),
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
@@ -77,8 +77,12 @@ MAY_IMPORT = {
     "placement": (("models.stages", "machine", *IPU), "folds the plan onto what there is, without torch"),
     "optimization": (("optim", "models.stages"), "the optimiser and schedule for a config"),
     "weights": (("models", "runtime.base"), "side room: reads and writes formats"),
+    "insight": (
+        ("models", "weights", "dataset", "reporting.records"),
+        "what a model does with pictures, for those of a user and for reports: above the side rooms",
+    ),
     "prediction": (
-        ("models", "weights", "dataset", "reporting.tables", "reporting.console", "machine"),
+        ("models", "weights", "dataset", "insight", "reporting.tables", "reporting.console", "machine"),
         "answers about a user's own pictures: above the side rooms, and nobody's part but predict.py's",
     ),
     "dataset": (("machine",), "side room: gives batches"),

@@ -97,3 +97,8 @@ def build_whole(arch: Architecture, tensors: Mapping[str, Tensor]) -> VisionTran
         value = tensors[name].float() if name == "cls_token" else tensors[name]
         setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
     return model.eval()
+
+
+def load_whole(saved: SavedModel, device: torch.device) -> VisionTransformer:
+    """The whole model in float32, ready for answers."""
+    return build_whole(saved.card.arch, saved.weights.read(saved.weights.shapes)).float().to(device)

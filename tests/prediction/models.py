@@ -13,11 +13,12 @@ from PIL import Image
 from models.architecture import Architecture
 from models.vit import build_model
 from prediction.answers import Chooser
-from prediction.loading import complete, load_model
+from prediction.loading import complete
 from prediction.predictor import Predictor
 from weights.card import ModelCard
 from weights.opening import open_model
 from weights.tensor_files import part_name, write_index, write_part
+from weights.whole_model import load_whole
 
 TINY = Architecture(
     image_size=(16, 16),
@@ -52,7 +53,7 @@ def save_model(folder: Path, arch: Architecture = TINY, scale: float = 1.0, **ca
 def predictor_of(folder: Path, batch_size: int = 64, max_image_pixels: int = 10**6) -> Predictor:
     saved = open_model(str(folder))
     saved = complete(saved)
-    return Predictor(load_model(saved, torch.device("cpu")), saved.card, max_image_pixels, batch_size)
+    return Predictor(load_whole(saved, torch.device("cpu")), saved.card, max_image_pixels, batch_size)
 
 
 def chooser_of(predictor: Predictor) -> Chooser:

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 from errors import UserError
 from models.vit import build_model
-from prediction.loading import complete, load_model, read_class_names
+from prediction.loading import complete, read_class_names
 from tests.prediction.models import NAMES, TINY
 from weights.card import ModelCard
 from weights.opening import open_model
 from weights.saved_model import SavedModel, TensorsInMemory
+from weights.whole_model import load_whole
 
 
 def saved_model(**card: Any) -> SavedModel:
@@ -52,7 +53,7 @@ def test_weights_of_16_bits_become_float32(tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
     save_file({name: value.detach().to(torch.bfloat16) for name, value in model.named_parameters()}, str(path))
     saved = open_model(str(path))
-    loaded = load_model(complete(saved, num_heads=4), torch.device("cpu"))
+    loaded = load_whole(complete(saved, num_heads=4), torch.device("cpu"))
     for name, value in loaded.named_parameters():
         assert torch.equal(value, model.get_parameter(name).to(torch.bfloat16).float())
     assert not loaded.training

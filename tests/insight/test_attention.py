@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from insight.attention import attention_of_blocks, patch_attention, rollout
 from models.architecture import Architecture
 from models.vit import build_model
-from prediction.attention import attention_of_blocks, patch_attention, rollout
 from tests.prediction.models import TINY, predictor_of, save_model
 
 Arrays = Dict[str, np.ndarray]

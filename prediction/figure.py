@@ -1,4 +1,4 @@
-"""Draws attention over pictures as the model sees them, and a figure of several: picture, attention, answers."""
+"""A figure of several pictures as the model sees them: each with the attention over it, and the answers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from torch import Tensor
 
 from dataset.lettering import drawable, font, line_height, shortened, wrapped
 from errors import UserError
+from insight.overlay import coloured, overlay, shown_view
 from prediction.answers import Label
 from prediction.forms import NO_LABEL, percent
 
-SMALLEST_SIDE, LARGEST_SIDE = 192, 256  # pixels of a drawn picture: small ones are enlarged, large ones reduced
-# From least to most attention; it also grows lighter, for eyes that do not tell the hues apart.
-COLOURS = ((24, 16, 60), (98, 28, 108), (188, 54, 84), (240, 132, 44), (252, 232, 128))
-OPACITY = 0.62  # of the colours over the picture
 MARGIN, GAP, TEXT_WIDTH = 20, 10, 230  # pixels
 MOST_IN_ONE_COLUMN, MOST_LABELS = 4, 6
 TITLE, TEXT, SMALL = 20, 15, 12  # heights of letters
@@ -32,36 +29,6 @@ class Drawn(NamedTuple):
     view: Tensor
     attention: Tensor
     labels: Tuple[Label, ...]
-
-
-def shown_view(view: Tensor) -> Image.Image:
-    """uint8 [C, H, W] as an RGB picture: small ones with each pixel as a square, large ones scaled down."""
-    pixels = view.numpy().transpose(1, 2, 0)
-    image = Image.fromarray(np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))))
-    shortest, longest = min(image.size), max(image.size)
-    if longest > LARGEST_SIDE:
-        width, height = (max(1, round(side * LARGEST_SIDE / longest)) for side in image.size)
-        return image.resize((width, height), Image.Resampling.LANCZOS)
-    times = -(-SMALLEST_SIDE // shortest)
-    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
-
-
-def overlay(view: Tensor, attention: Tensor) -> Image.Image:
-    """The view in grey under colours that go from its least to its most attended patch, blended between patches."""
-    picture = shown_view(view)
-    shares = attention.float().numpy()
-    span = float(shares.max() - shares.min())
-    heat = (shares - shares.min()) / span if span > 0 else np.zeros_like(shares)
-    smooth = Image.fromarray(heat.astype(np.float32)).resize(picture.size, Image.Resampling.BILINEAR)
-    grey = np.asarray(picture.convert("L"), dtype=np.float32)[:, :, None]
-    blended = OPACITY * _coloured(np.asarray(smooth)) + (1 - OPACITY) * grey
-    return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
-
-
-def _coloured(heat: np.ndarray) -> np.ndarray:
-    """[h, w] of 0 to 1 to colours float [h, w, 3]."""
-    stops = np.linspace(0.0, 1.0, len(COLOURS))
-    return np.stack([np.interp(heat, stops, channel) for channel in zip(*COLOURS)], axis=-1)
 
 
 def figure(entries: Sequence[Drawn], heading: str) -> Image.Image:
@@ -92,7 +59,7 @@ def _draw_scale(sheet: Image.Image, draw: ImageDraw.ImageDraw, top: int) -> None
     left = MARGIN
     for words in ("attention of the class token, by patch:  least", None, "most"):
         if words is None:
-            sheet.paste(Image.fromarray(_coloured(ramp).astype(np.uint8)), (left, top + 2))
+            sheet.paste(Image.fromarray(coloured(ramp).astype(np.uint8)), (left, top + 2))
             left += width + GAP
         else:
             draw.text((left, top), words, fill=FAINT_INK, font=font(SMALL))

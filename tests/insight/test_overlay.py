@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from errors import UserError
-from prediction.answers import Label
-from prediction.overlay import COLOURS, OPACITY, Drawn, check_target, figure, overlay, save, shown_view
+from insight.overlay import COLOURS, OPACITY, overlay, shown_view
 
 
 def test_each_pixel_of_a_small_picture_becomes_a_square() -> None:
@@ -43,24 +38,3 @@ def test_the_most_attended_patch_is_the_brightest_wherever_it_is() -> None:
 
 def test_attention_that_is_even_is_no_error() -> None:
     assert overlay(torch.zeros((3, 16, 16), dtype=torch.uint8), torch.full((4, 4), 0.05)).size == (192, 192)
-
-
-def test_a_figure_takes_long_names_letters_it_lacks_and_no_labels() -> None:
-    view, attention = torch.zeros((3, 16, 16), dtype=torch.uint8), torch.rand(4, 4)
-    labels = tuple(Label(number, f"class {number} " * 9, 0.3) for number in range(20))
-    entries = [Drawn("名" * 90, view, attention, labels), Drawn("b.png", view, attention, ())]
-    assert figure(entries, "a model " * 40).width == figure(entries * 2, "m").width
-
-
-def test_only_our_own_figures_are_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "x.png"
-    check_target(path)
-    save(Image.new("RGB", (2, 2)), path)
-    check_target(path)
-    for content in (b"", b"text"):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="Give another name"):
-            check_target(path)
-    Image.new("RGB", (2, 2)).save(path)
-    with pytest.raises(UserError, match="Give another name"):
-        check_target(path)

@@ -1,0 +1,17 @@
+"""What a model answers, as probabilities."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.vit import VisionTransformer
+from weights.card import ModelCard
+
+
+@torch.inference_mode()
+def probabilities(model: VisionTransformer, card: ModelCard, views: Tensor) -> Tensor:
+    """uint8 [B, C, H, W] to float32 [B, K] on the CPU: of one class among all, or of each label by itself."""
+    logits = model(views.to(next(model.parameters()).device))
+    is_each_by_itself = card.multi_label or card.arch.num_labels == 1  # one class among one would say nothing
+    return (logits.sigmoid() if is_each_by_itself else logits.softmax(dim=-1)).cpu()
