@@ -61,6 +61,20 @@ def cpu_multiplies(kind: str) -> bool:
     return not flags.isdisjoint(_MULTIPLYING_FLAGS[kind])
 
 
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had in use so far; 0 where the system does not tell."""
+    try:  # not `getrusage`, which counts what the process was forked from, too
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def num_gpus(device: str) -> int:
     """GPUs that torch can use for the config's `device` setting (auto, cpu or cuda)."""
     if device == "cpu" or not glob.glob("/dev/nvidia[0-9]*"):

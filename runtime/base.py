@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ContextManager, Dict, List, Mapping, Optional, Protocol
+from typing import Any, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple
 
 from torch import Tensor
 
@@ -27,6 +27,25 @@ class StepResult:
     loss_scale: float = 1.0
     nonfinite: str = ""
     must_stop: bool = False
+
+
+class Piece(NamedTuple):
+    """A piece of a process's work in a weight update; seconds by the clock of its host."""
+
+    part: int  # of the model: see `placement.Placement`
+    kind: str  # "forward", "backward", "update" or "data"
+    micro_batch: int  # of the update, counted over all replicas; -1 where it belongs to none
+    begin: float
+    end: float
+
+
+class Trace(NamedTuple):
+    """What a process did in a weight update. `origin` is when it began, by its host's clock: together with all others."""
+
+    host: int
+    where: str  # the device, in words
+    origin: float
+    pieces: List[Piece]
 
 
 class Runtime(Protocol):
@@ -57,6 +76,18 @@ class Runtime(Protocol):
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         """One host step: `device_iterations` weight updates at one learning rate; `first_update` is the first one's number."""
+        ...
+
+    def trace_next_step(self) -> None:
+        """Lets the first weight update of the next host step be measured piece by piece. Its numbers are the same."""
+        ...
+
+    def trace(self) -> Optional[Trace]:
+        """What this process did in that update; None where the device does not tell."""
+        ...
+
+    def peak_memory(self) -> Tuple[int, str]:
+        """The most bytes that this process has held so far, and of what."""
         ...
 
     def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Tuple
 
 import torch
 
@@ -46,6 +46,13 @@ def yield_the_core_rarely(device: torch.device) -> None:
     if device.type == "cpu" and hasattr(os, "sched_setscheduler"):
         with contextlib.suppress(OSError):  # a sandbox may forbid it
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def peak_memory(device: torch.device) -> Tuple[int, str]:
+    """The most bytes that this process has held so far on its device, and of what."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "GPU memory in tensors"
+    return machine.peak_resident_bytes(), "resident memory of the process"
 
 
 def compile_blocks(model: VisionTransformer, config: Config, device: torch.device) -> None:

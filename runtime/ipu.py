@@ -17,12 +17,13 @@ import poptorch
 import torch
 from torch import Tensor
 
+import machine
 from batch import DataShare, HostBatch
 from errors import UserError
 from ipu_options import LOSS_SCALE, evaluation_options, poprun, training_options
 from ipu_plan import eval_device_iterations, plan_notes
 from models.losses import pack_targets
-from runtime.base import StepResult
+from runtime.base import StepResult, Trace
 from runtime.devices import set_threads
 from runtime.ipu_instances import OneInstance, PoprunInstances
 from runtime.ipu_model import EvaluationModel, TrainingModel, build_ipu_vit
@@ -211,6 +212,15 @@ class IpuRuntime:
         if not self.config.auto_loss_scaling:
             return self.config.loss_scaling
         return float(self._trainer.getAnchoredTensor(LOSS_SCALE).flatten()[-1])
+
+    def trace_next_step(self) -> None:
+        """Nothing: a host step is one call. PopVision's system analyser shows what IPUs do in it."""
+
+    def trace(self) -> Optional[Trace]:
+        return None
+
+    def peak_memory(self) -> Tuple[int, str]:
+        return machine.peak_resident_bytes(), "resident memory of the host process"
 
     def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:
         assert images is not None

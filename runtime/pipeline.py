@@ -20,14 +20,15 @@ from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import VisionTransformer, build_model
-from runtime.base import StepResult
-from runtime.devices import keep_freed_memory, pick_device, set_threads, yield_the_core_rarely
+from runtime.base import StepResult, Trace
+from runtime.devices import keep_freed_memory, peak_memory, pick_device, set_threads, yield_the_core_rarely
 from runtime.heartbeat import watch_hosts
 from runtime.interfaces import choose_interface
 from runtime.peers import Peers
 from runtime.precision import Precision, precision_notes, precision_of
 from runtime.report import nonfinite_text
 from runtime.same_config import check_same_config
+from runtime.tracing import Tracer, trace_passes, untrace_passes
 from runtime.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class PipelineRuntime:
         self.is_main = rank == 0
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
         self.has_head, self.has_embed = parts[-1].has_head, parts[0].has_embed
+        self._first_part = parts[0].index
         self.share = DataShare(placement.replicas_of(rank), images=self.has_embed, targets=self.has_head)
         self.num_parts = len(placement.parts)
         self.micro_batches = (
@@ -125,6 +127,7 @@ class PipelineRuntime:
         self.update = WeightUpdate(config, list(self.models.values()), self._peers)
         self.num_optimizer_parts = self.num_parts * self.update.num_shards
         self._loss_and_correct = torch.zeros(2, device=self.device)
+        self._tracer = Tracer(self.device)
 
     def _connect(self) -> Peers:
         """Joins the world, and the two groups that this process is in: its replica's pipeline, its stage's replicas."""
@@ -199,7 +202,9 @@ class PipelineRuntime:
         """Called by the schedule, in the last stage, for each micro-batch."""
         loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
         self._loss_and_correct += torch.stack([loss.detach(), count_correct(logits.detach(), targets)])
-        return loss * self.update.seed
+        scaled = loss * self.update.seed
+        self._tracer.extend()  # the loss belongs to the forward pass before it
+        return scaled
 
     def prepare(self, evaluates: bool, multi_label: bool = False) -> list[str]:
         return []
@@ -215,7 +220,9 @@ class PipelineRuntime:
                 module.start_update(first_update + iteration)
             self.update.begin(first_update + iteration)
             self._run_schedule(batch, iteration)
-            self.update.apply(learning_rate)
+            with self._tracer.piece("update", part=self._first_part):
+                self.update.apply(learning_rate)
+            self._end_trace()
             if self.update.must_stop:
                 break
         totals = self.sum_totals(self._loss_and_correct.double().cpu())
@@ -234,6 +241,13 @@ class PipelineRuntime:
         """Forward and backward of all micro-batches of one weight update."""
         size = self.micro_batches * self.config.micro_batch_size
         rows = slice(iteration * size, (iteration + 1) * size)
+        with self._tracer.piece("data", part=self._first_part):
+            arguments, targets = self._own_inputs(batch, rows)
+        assert self._schedule is not None, "a runtime built to validate cannot train"
+        self._schedule.step(*arguments, target=targets, return_outputs=False)
+
+    def _own_inputs(self, batch: HostBatch, rows: slice) -> tuple[list[Tensor], Tensor | None]:
+        """What the schedule needs of a host batch here, on the device: images (and how to mix them), packed targets."""
         arguments, targets = [], None
         if batch.images is not None:
             images = batch.images[rows].to(self.device, non_blocking=True)
@@ -243,8 +257,25 @@ class PipelineRuntime:
         if batch.targets is not None:
             weights = None if batch.label_weights is None else batch.label_weights[rows]
             targets = pack_targets(batch.targets[rows], self.config.micro_batch_size, weights).to(self.device)
-        assert self._schedule is not None, "a runtime built to validate cannot train"
-        self._schedule.step(*arguments, target=targets, return_outputs=False)
+        return arguments, targets
+
+    def trace_next_step(self) -> None:
+        if spans_hosts():
+            dist.barrier()
+        self._tracer.start()
+        trace_passes(self._stages, self._tracer, self._micro_batch_numbers())
+
+    def _end_trace(self) -> None:
+        """After the first weight update of a host step."""
+        if self._tracer.is_on:
+            self._tracer.stop()
+            untrace_passes(self._stages)
+
+    def trace(self) -> Trace | None:
+        return self._tracer.trace()
+
+    def peak_memory(self) -> tuple[int, str]:
+        return peak_memory(self.device)
 
     @torch.no_grad()
     def predict(self, images: Tensor | None) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ContextManager, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -11,10 +11,11 @@ from batch import DataShare, HostBatch
 from models.architecture import architecture_of
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import build_model
-from runtime.base import StepResult
-from runtime.devices import compile_blocks, keep_freed_memory, pick_device, set_threads
+from runtime.base import StepResult, Trace
+from runtime.devices import compile_blocks, keep_freed_memory, peak_memory, pick_device, set_threads
 from runtime.precision import precision_notes, precision_of
 from runtime.report import nonfinite_text
+from runtime.tracing import Tracer
 from runtime.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
@@ -47,19 +48,17 @@ class SingleRuntime:
         self.model = build_model(architecture_of(config), config.random_seed).to(self.device, self.precision.weights)
         compile_blocks(self.model, config, self.device)
         self.update = WeightUpdate(config, [self.model])
+        self._tracer = Tracer(self.device)
 
     def prepare(self, evaluates: bool, multi_label: bool = False) -> List[str]:
         return []
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
-        assert batch.images is not None and batch.targets is not None
         config = self.config
         self.model.train()
         self.update.skipped = 0
-        images = batch.images.to(self.device, non_blocking=True).split(config.micro_batch_size)
-        targets = pack_targets(batch.targets, config.micro_batch_size, batch.label_weights)
-        targets = targets.to(self.device, non_blocking=True).split(config.micro_batch_size)
-        mix = None if batch.mix is None else batch.mix.to(self.device, non_blocking=True).split(config.micro_batch_size)
+        with self._tracer.piece("data"):
+            images, targets, mix = self._micro_batches(batch)
         micro_batches = config.gradient_accumulation * config.replication_factor  # of one weight update
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
@@ -69,11 +68,13 @@ class SingleRuntime:
                 position = iteration * micro_batches + micro_batch
                 self.model.dropout_key = (config.random_seed, first_update + iteration, micro_batch)
                 part = self._forward_backward(
-                    images[position], targets[position], None if mix is None else mix[position]
+                    micro_batch, images[position], targets[position], None if mix is None else mix[position]
                 )
                 loss += part[0]
                 correct += part[1]
-            self.update.apply(learning_rate)
+            with self._tracer.piece("update"):
+                self.update.apply(learning_rate)
+            self._tracer.stop()
             if self.update.must_stop:
                 break
         updates = iteration + 1
@@ -87,14 +88,34 @@ class SingleRuntime:
             nonfinite=nonfinite_text(self.update.nonfinite, config) if self.update.skipped else "",
         )
 
-    def _forward_backward(self, images: Tensor, targets: Tensor, mix: Optional[Tensor]) -> List[Tensor]:
+    def _micro_batches(self, batch: HostBatch) -> Tuple[Sequence[Tensor], Sequence[Tensor], Optional[Sequence[Tensor]]]:
+        """Images, packed targets and how to mix, on the device, of each micro-batch of a host step."""
+        assert batch.images is not None and batch.targets is not None
+        size = self.config.micro_batch_size
+        images = batch.images.to(self.device, non_blocking=True).split(size)
+        targets = pack_targets(batch.targets, size, batch.label_weights)
+        mix = None if batch.mix is None else batch.mix.to(self.device, non_blocking=True).split(size)
+        return images, targets.to(self.device, non_blocking=True).split(size), mix
+
+    def _forward_backward(self, number: int, images: Tensor, targets: Tensor, mix: Optional[Tensor]) -> List[Tensor]:
         """Accumulates one micro-batch's gradients; gives its mean loss and number of right answers."""
-        with self.precision.forward(self.device):
-            logits = self.model(images, mix)
-        loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
-        (loss * self.update.seed).backward()
-        self.update.collect()
+        with self._tracer.piece("forward", number):
+            with self.precision.forward(self.device):
+                logits = self.model(images, mix)
+            loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
+        with self._tracer.piece("backward", number):
+            (loss * self.update.seed).backward()
+            self.update.collect()
         return [loss.detach(), count_correct(logits.detach(), targets)]
+
+    def trace_next_step(self) -> None:
+        self._tracer.start()
+
+    def trace(self) -> Optional[Trace]:
+        return self._tracer.trace()
+
+    def peak_memory(self) -> Tuple[int, str]:
+        return peak_memory(self.device)
 
     @torch.no_grad()
     def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:

@@ -23,7 +23,18 @@ RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
     *("agreement", "allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
-    *("inspection_text", "compile_only", "run_record", *IPU, "planning", "runtime", "models", "optim"),
+    *(
+        "inspection_text",
+        "compile_only",
+        "run_record",
+        "observing",
+        "timeline",
+        *IPU,
+        "planning",
+        "runtime",
+        "models",
+        "optim",
+    ),
     *("dataset", "weights", "reporting", "insight", "prediction"),
 )
 
@@ -34,7 +45,10 @@ MAY_IMPORT = {
     "run_setup": (ROOMS, "what the recipes share before their loop starts"),
     "launch": (("placement", "machine"), "starts commands by name, before torch is imported"),
     "training": (
-        ("runtime.base", "dataset", "reporting", *RUN_FOLDER, "metrics", "optimization", "optim", "weights.card"),
+        (
+            *("runtime.base", "dataset", "reporting", *RUN_FOLDER, "metrics", "optimization", "optim", "weights.card"),
+            "observing",
+        ),
         "the one loop: it knows the runtime protocol, not a runtime",
     ),
     "saving": (
@@ -52,6 +66,17 @@ MAY_IMPORT = {
     "step_writer": (
         ("checkpoint", "run_folder", "reporting.records", "weights.card", "weights.tensor_files"),
         "writes what it is handed, without a runtime",
+    ),
+    "observing": (
+        (
+            *("timeline", "insight", "placement", "dataset", "run_folder", "weights.own", "models.architecture"),
+            *("reporting.base", "reporting.records", "runtime.base"),
+        ),
+        "what reports show of machine and model, at the moments that the loop says",
+    ),
+    "timeline": (
+        ("planning.schedule", "placement", "models.architecture", "reporting.records", "runtime.base"),
+        "makes a record of what processes have measured",
     ),
     "agreement": (("runtime.base", "machine"), "what processes agree on, whatever runs the model"),
     "resuming": (("agreement", "checkpoint", "run_folder", "runtime.base", "weights.card"), "puts back what was saved"),
@@ -71,7 +96,7 @@ MAY_IMPORT = {
     "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),
     "planning": (
         ("models.architecture", "models.stages", "placement", "ipu_plan", "machine", "reporting.tables"),
-        "plans for machines that are not here: arithmetic alone, no torch, and nobody's part but plan.py's",
+        "plans for machines that are not here: arithmetic alone, no torch, plan.py's part; a report's timeline has its formulas",
     ),
     "allocation": (("models", "placement", "reporting.tables"), "prints the plan"),
     "placement": (("models.stages", "machine", *IPU), "folds the plan onto what there is, without torch"),
