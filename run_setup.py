@@ -19,6 +19,7 @@ from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
 from machine import spans_hosts
+from observing import Observer
 from reporting.build import build_reporters
 from resuming import resume, with_epsilon_of_the_run
 from run_folder import new_run_folder
@@ -58,7 +59,10 @@ def prepare_run(config: Config, placement: Placement) -> Run:
             progress.step,
         )
     commands = _commands(config, folder)
-    run = Run(config, runtime, train, validation, reporters, folder, progress, card, bad_images, None, *commands)
+    observer = Observer(config, placement, runtime, reporters, folder, held_out)
+    run = Run(
+        config, runtime, train, validation, reporters, folder, progress, card, bad_images, None, observer, *commands
+    )
     if folder is not None:
         run.saver = Saver(folder, runtime, config, card, run.note)
     if progress.step >= run.num_steps:

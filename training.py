@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from config import Config
     from dataset.bad_images import BadImageLog
     from dataset.loader import EvalLoader, TrainLoader
+    from observing import Observer
     from runtime.base import Runtime, StepResult
     from saving import Saver
     from weights.card import ModelCard
@@ -50,6 +51,7 @@ class Run:
     card: ModelCard
     bad_images: BadImageLog
     saver: Optional[Saver]  # where there is a folder
+    observer: Observer
     next_command: Optional[str] = None
     resume_command: Optional[str] = None
     last_finite: str = ""  # the figures of the newest step in which all were finite
@@ -142,6 +144,7 @@ def _fit(run: Run) -> int:
     config, progress = run.config, run.progress
     watch = Stopwatch()
     code = 0
+    traced = min(WARM_UP_STEPS, run.num_steps - progress.step - 1)  # the steps before the one that is measured
     with StopSignal() as stop:
         _prepare(run)
         if progress.step and progress.validated_step != progress.step:
@@ -149,6 +152,9 @@ def _fit(run: Run) -> int:
                 run, _validate_if_due(run, last=False), last=False
             )  # a signal came between step and validation
         for batch, wait in _timed(_host_batches(run)):
+            is_traced = watch.steps == traced
+            if is_traced:
+                run.observer.trace_next_step()
             begun = time.perf_counter()
             learning_rate = _learning_rate(run)
             result = run.runtime.train_step(batch, learning_rate, progress.updates)
@@ -157,6 +163,8 @@ def _fit(run: Run) -> int:
             seconds = wait + time.perf_counter() - begun
             watch.count(config.samples_per_step, seconds, wait)
             _report_step(run, result, learning_rate, seconds, wait, watch.warming_up)
+            if is_traced:
+                run.observer.tell_timeline(progress.step, seconds - wait)
             _report_bad_images(run, batch)
             _stop_on_nonfinite(run, result)
             code = run.runtime.maximum(128 + stop.number if stop.number else 0)
@@ -164,6 +172,8 @@ def _fit(run: Run) -> int:
             ends = code != 0 or _no_longer_improves(run)
             _save_if_due(run, is_best, last=ends)
             _report_saved(run)
+            if progress.validated_step == progress.step and not ends:
+                run.observer.after_validation(progress.step)
             if ends:
                 break
     _finish(run, watch, code)
@@ -368,6 +378,8 @@ def _finish(run: Run, watch: Stopwatch, code: int) -> None:
     if run.saver is not None:
         run.saver.wait()
     _report_saved(run)
+    if watch.steps:
+        run.observer.at_end(run.progress.step, in_a_hurry=code != 0)
     if _no_longer_improves(run):
         run.note(
             f"stopped early: {run.progress.validations_since_best} validations in a row were not better than the best "
