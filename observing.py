@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from runtime.base import Runtime
 
 SHARE_FOR_VIEWS = 0.005  # of a run's time, until it ends
-CAUTIOUS_FLOPS = 5e9  # a second: until views have been made once, their time is guessed by it
+# A second, and seconds besides: until views have been made once, their time is guessed by it, about twice what one core took.
+CAUTIOUS_FLOPS, CAUTIOUS_SECONDS = 2.5e10, 0.1
 
 
 class Observer:
@@ -153,7 +154,6 @@ class ViewMaker:
 
 
 def _guessed_seconds(config: Config) -> float:
-    """Twice through the model: for the attention, and for the answers."""
     arch = architecture_of(config)
     units = ["embed", *(f"block {index}" for index in range(arch.depth)), "head"]
-    return 2 * NUM_SAMPLES * sum(count_forward_flops(arch, unit) for unit in units) / CAUTIOUS_FLOPS
+    return CAUTIOUS_SECONDS + NUM_SAMPLES * sum(count_forward_flops(arch, unit) for unit in units) / CAUTIOUS_FLOPS

@@ -11,7 +11,11 @@ from weights.card import ModelCard
 
 @torch.inference_mode()
 def probabilities(model: VisionTransformer, card: ModelCard, views: Tensor) -> Tensor:
-    """uint8 [B, C, H, W] to float32 [B, K] on the CPU: of one class among all, or of each label by itself."""
-    logits = model(views.to(next(model.parameters()).device))
+    """uint8 [B, C, H, W] to float32 [B, K] on the CPU: see `as_probabilities`."""
+    return as_probabilities(card, model(views.to(next(model.parameters()).device))).cpu()
+
+
+def as_probabilities(card: ModelCard, logits: Tensor) -> Tensor:
+    """Logits [B, K] to probabilities of one class among all, or of each label by itself."""
     is_each_by_itself = card.multi_label or card.arch.num_labels == 1  # one class among one would say nothing
-    return (logits.sigmoid() if is_each_by_itself else logits.softmax(dim=-1)).cpu()
+    return logits.sigmoid() if is_each_by_itself else logits.softmax(dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, List, NamedTuple, Sequence
+from typing import TYPE_CHECKING, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dataset.base import Source, sample_name
 from dataset.samples import Samples
-from insight.answers import probabilities
+from insight.answers import as_probabilities
 from insight.attention import patch_attention
 from insight.overlay import overlay, shown_view
 from insight.positions import position_similarity
@@ -56,7 +56,7 @@ def _attentions(model: VisionTransformer, card: ModelCard, samples: Sequence[Sam
     views = torch.stack([sample.view for sample in samples])
     names = card.class_names or tuple(str(label) for label in range(card.arch.num_labels))
     found = []
-    for sample, attention, shares in zip(samples, patch_attention(model, views), probabilities(model, card, views)):
+    for sample, attention, shares in zip(samples, *_attention_and_answers(model, card, views)):
         answer = int(shares.argmax())
         found.append(
             AttentionView(
@@ -69,6 +69,16 @@ def _attentions(model: VisionTransformer, card: ModelCard, samples: Sequence[Sam
             )
         )
     return found
+
+
+@torch.inference_mode()
+def _attention_and_answers(model: VisionTransformer, card: ModelCard, views: Tensor) -> Tuple[Tensor, Tensor]:
+    """Of pictures [B, C, H, W] the patches' shares [B, rows, columns] and probabilities [B, K], in one pass."""
+    outputs: List[Tensor] = []  # of the last block
+    last = list(model.blocks.values())[-1]
+    with last.register_forward_hook(lambda block, inputs, tokens: outputs.append(tokens)):
+        attention = patch_attention(model, views)
+    return attention, as_probabilities(card, model.classify(outputs[0]))
 
 
 def _wanted(label: np.ndarray, names: Sequence[str]) -> str:
