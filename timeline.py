@@ -27,6 +27,7 @@ def measured_timeline(config: Config, placement: Placement, step: int, traces: S
         step=step,
         rows=tuple(_row_name(placement, rank, part, traces[rank].where) for rank, part in rows),
         spans=_spans(pieces, rows),
+        num_left_out=_num_left_out(pieces),
         schedule=config.schedule if size > 1 else "one device",
         bubble=measured_bubble(list(pieces.values())),
         expected_bubble=bubble(size, micro_batches, len(placement.parts) // size),
@@ -62,6 +63,7 @@ def planned_timeline(config: Config, placement: Placement, step: int, seconds: f
         step=step,
         rows=tuple(_row_name(placement, rank, part, "IPU") for rank, part in rows),
         spans=_spans(pieces, rows),
+        num_left_out=_num_left_out(pieces),
         schedule="IPU",
         expected_bubble=idle_share(events, placement.pipeline_size),
         is_measured=False,
@@ -107,3 +109,7 @@ def _spans(processes: Dict[int, List[Piece]], rows: Sequence[Tuple[int, int]]) -
         Span(row, piece.kind, piece.micro_batch, piece.begin - begun, piece.end - begun)
         for row, piece in pieces[:MOST_SPANS]
     )
+
+
+def _num_left_out(processes: Dict[int, List[Piece]]) -> int:
+    return max(0, sum(map(len, processes.values())) - MOST_SPANS)

@@ -179,6 +179,7 @@ def test_of_a_long_update_the_beginning_is_shown_and_the_bubble_is_of_all(tmp_pa
     traces = [even_trace(rank, micro_batches=MOST_SPANS) for rank in range(2)]
     timeline = measured_timeline(*two_stages(tmp_path), 7, traces)
     assert len(timeline.spans) == MOST_SPANS
+    assert timeline.num_left_out == 3 * MOST_SPANS
     assert max(span.begin for span in timeline.spans) == MOST_SPANS // 2
     assert timeline.bubble == pytest.approx(1 / (MOST_SPANS + 1))
 
