@@ -85,6 +85,11 @@ def _has_weights(config: Any, runtime: str) -> bool:
     return bool(config.pretrained_checkpoint)
 
 
+def _averages(config: Any, runtime: str) -> bool:
+    """Whether the head reads the mean of the patches."""
+    return config.global_pool == "avg"
+
+
 def _saves(config: Any, runtime: str) -> bool:
     return config.checkpoint_output_dir != ""
 
@@ -143,6 +148,23 @@ class Config(BaseModel):
     distillation: Literal["none", "token", "heads"] = key(
         "none", MODEL, "DeiT's second token: beside the class token, or with a head of its own"
     )
+    global_pool: Literal["token", "avg"] = key(
+        "token", MODEL, "what the head reads: the class token, or the mean of the patches"
+    )
+    fc_norm: bool = key(
+        False, MODEL, "the final norm comes after that mean (as timm's default), not before", when=_averages
+    )
+    class_token: bool = key(True, MODEL, "a class token before the patches; false goes with global_pool avg")
+    num_register_tokens: int = key(0, MODEL, "trained tokens that no head reads (arXiv 2309.16588)", ge=0)
+    pos_embed: Literal["learned", "sincos2d"] = key(
+        "learned", MODEL, "position embeddings: trained, or fixed sines and cosines of row and column"
+    )
+    prefix_positions: bool = key(
+        True, MODEL, "class and other tokens before the patches have positions, too; false as DeiT III"
+    )
+    layer_scale: Optional[float] = key(
+        None, MODEL, "initial value of a trained factor for each channel of every branch; null: none", gt=0
+    )
     pos_embed_resize: Literal["bicubic", "linear"] = key(
         "bicubic",
         MODEL,
@@ -151,7 +173,10 @@ class Config(BaseModel):
     )
     hidden_dropout_prob: float = key(0.0, MODEL, "dropout after embedding, attention and in MLPs", ge=0, lt=1)
     attention_probs_dropout_prob: float = key(0.0, MODEL, "dropout of attention weights", ge=0, lt=1)
-    drop_path_rate: float = key(0.1, MODEL, "stochastic depth of the last block, rising from 0", ge=0, lt=1)
+    drop_path_rate: float = key(0.1, MODEL, "stochastic depth of the last block", ge=0, lt=1)
+    drop_path_mode: Literal["linear", "constant"] = key(
+        "linear", MODEL, "of the blocks before it: rising from 0, or the same", when=lambda c, r: c.drop_path_rate > 0
+    )
     layer_norm_eps: float = key(1e-6, MODEL, "LayerNorm epsilon", gt=0)
     head_bias_init: Optional[float] = key(None, MODEL, "initial bias of the head (null: -10 with pretrain, else 0)")
     attention: Literal["fused", "explicit"] = key(

@@ -57,10 +57,26 @@ class LayerNorm(nn.LayerNorm):
     """torch's layer norm, in float32 in any precision, over weights of another type, too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Of 16-bit tensors torch adds the weights' gradients up in 16 bits on CPUs: in bfloat16 most of them is lost.
-        wide = x.float() if x.dtype in HALF_TYPES and x.device.type == "cpu" else x
+        wide = _wide(x)
         weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
         return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """A trained factor for each channel of a branch (arXiv 2103.17239), [B, N, D] -> [B, N, D], of the input's type."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = _wide(x)
+        return (wide * self.gamma.to(wide.dtype)).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    # Of 16-bit tensors torch adds the weights' gradients up in 16 bits on CPUs: in bfloat16 most of them is lost.
+    return x.float() if x.dtype in HALF_TYPES and x.device.type == "cpu" else x
 
 
 class Dropout(nn.Dropout):

@@ -10,6 +10,7 @@ autograd saves on a CPU in float32:
     before the MLP     Q D t + 8 Q
     MLP                Q D c + 2 Q M c                 its input, and what is before and after GELU
     dropout            a mask for each number dropped
+    layer scale        2 Q D c                         what the factors multiply
 """
 
 from __future__ import annotations
@@ -50,12 +51,21 @@ def unit_bytes(arch: Architecture, kept: Kept, unit: str) -> int:
     if unit == "embed":
         dropped = arch.num_tokens * arch.embed_dim * kept.mask if arch.dropout else 0
         return arch.num_patches * arch.patch_values * kept.product + dropped
-    if unit == "head":  # in float32: tokens, norm, representation, log-probabilities; and the label
-        heads, width = arch.num_head_tokens, arch.embed_dim
-        return heads * (8 * width + 8 + 4 * (arch.representation_size or 0)) + 4 * arch.num_labels + 8
+    if unit == "head":
+        return _head_bytes(arch)
     return (
         before_block(arch, kept) + attention_bytes(arch, kept, unit) + between(arch, kept, unit) + mlp(arch, kept, unit)
     )
+
+
+def _head_bytes(arch: Architecture) -> int:
+    """In float32: tokens, norm, representation, log-probabilities; and the label."""
+    width, read = arch.embed_dim, 8 * arch.embed_dim + 8
+    if (
+        arch.global_pool == "avg" and not arch.fc_norm
+    ):  # the norm goes over all patches, what comes after it over their mean
+        read = arch.num_patches * (4 * width + 8) + 4 * width
+    return arch.num_classifiers * (read + 4 * (arch.representation_size or 0)) + 4 * arch.num_labels + 8
 
 
 def before_block(arch: Architecture, kept: Kept) -> int:
@@ -76,13 +86,17 @@ def attention_bytes(arch: Architecture, kept: Kept, unit: str) -> int:
     total += weights * (kept.weight_of_attention if kept.keeps_attention else 4)
     if arch.attention_dropout and kept.keeps_attention:
         total += weights * (kept.mask + kept.product)
-    return total + (queries * width * kept.mask if arch.dropout else 0)
+    return total + (queries * width * kept.mask if arch.dropout else 0) + _scaled(arch, kept, queries)
 
 
 def mlp(arch: Architecture, kept: Kept, unit: str) -> int:
     queries, width, hidden = queries_of(arch, unit), arch.embed_dim, arch.mlp_dim
     masks = queries * (hidden + width) * kept.mask if arch.dropout else 0
-    return 8 * queries + queries * (width + 2 * hidden) * kept.product + masks
+    return 8 * queries + queries * (width + 2 * hidden) * kept.product + masks + _scaled(arch, kept, queries)
+
+
+def _scaled(arch: Architecture, kept: Kept, queries: int) -> int:
+    return 0 if arch.layer_scale is None else queries * arch.embed_dim * kept.product
 
 
 def queries_of(arch: Architecture, unit: str) -> int:

@@ -66,7 +66,9 @@ def first_module(vit: VisionTransformer, stage: Stage) -> nn.Module:
     """The module that a stage's computation begins with. What comes before the first stage's runs on its IPU, too."""
     if stage.has_embed:
         return vit.patch_embed
-    return vit.blocks[str(stage.blocks[0])] if stage.blocks else vit.norm
+    if stage.blocks:
+        return vit.blocks[str(stage.blocks[0])]
+    return vit.fc_norm if vit.arch.fc_norm else vit.norm  # the mean before it is taken where the blocks end
 
 
 def _keep_layers(vit: VisionTransformer, mid_layers: Tuple[int, ...]) -> None:

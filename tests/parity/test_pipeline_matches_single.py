@@ -52,6 +52,7 @@ def test_losses_gradients_and_logits_equal_the_single_device(
     assert_same(pipeline_outcome(config, pipeline_size * replicas), single_outcome(config))
 
 
+MEAN: Dict[str, Any] = {"global_pool": "avg", "class_token": False}
 VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("sum reduction with a loss scale", {"reduction_type": "sum", "loss_scaling": 16.0, "learning_rate": 0.01}),
     ("several device iterations", {"device_iterations": 3}),
@@ -68,6 +69,12 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("label smoothing", {"label_smoothing": 0.1}),
     ("sigmoid loss", {"loss": "SigmoidCELoss"}),
     ("representation layer", {"representation_size": 12}),
+    ("mean of the patches, in a stage of its own", {**MEAN, "layers_per_ipu": [2, 2, 0], "pos_embed": "sincos2d"}),
+    ("norm after the mean, registers", {**MEAN, "fc_norm": True, "num_register_tokens": 2}),
+    (
+        "as DeiT III",
+        {"layer_scale": 0.1, "prefix_positions": False, "drop_path_rate": 0.2, "drop_path_mode": "constant"},
+    ),
     (
         "recomputation",
         {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1], "hidden_dropout_prob": 0.2},

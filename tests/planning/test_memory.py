@@ -27,6 +27,11 @@ from tests.newer_torch import fuses_attention
 from tests.small import host_batch, small_config
 
 PRECISIONS = ("32.32", "bf16.32", "16.32", "16.16", "bf16.16")
+NEWER: Any = (
+    {"global_pool": "avg", "class_token": False},
+    {"global_pool": "avg", "fc_norm": True, "num_register_tokens": 2},
+    {"layer_scale": 0.1, "prefix_positions": False},
+)
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "LAMB", "Lion", "Muon")
 ROWS = [
     *[{"precision": precision, "optimizer": name} for precision, name in product(("32.32", "16.16"), OPTIMIZERS)],
@@ -81,7 +86,9 @@ def test_numbers_are_as_wide_as_the_runtimes(tmp_path, precision: str, half: str
     assert found == tuple(torch.empty((), dtype=dtype).element_size() for dtype in wanted)
 
 
-@pytest.mark.parametrize("keys", [{}, {"distillation": "heads", "representation_size": 8}, {"distillation": "token"}])
+@pytest.mark.parametrize(
+    "keys", [{}, {"distillation": "heads", "representation_size": 8}, {"distillation": "token"}, *NEWER]
+)
 def test_parameters_are_the_models(keys: Dict[str, Any]) -> None:
     arch = Architecture(
         image_size=(8, 8), patch_size=(4, 4), embed_dim=16, depth=2, num_heads=2, mlp_dim=24, num_labels=5, **keys
@@ -121,6 +128,7 @@ KINDS = [
     {"attention_dropout": 0.1},
     {"fused_attention": False},
     {"representation_size": 48},
+    *NEWER,
     {"recompute": True},
     {"recompute": True, "recompute_mid_layers": (0, 2)},
 ]

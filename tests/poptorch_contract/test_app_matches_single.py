@@ -61,6 +61,12 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("sigmoid loss", {"loss": "SigmoidCELoss"}),
     ("a mean and deviation for each channel", {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}),
     ("representation layer", {"representation_size": 12, "pretrain": True}),
+    ("mean of the patches", {"global_pool": "avg", "class_token": False, "pos_embed": "sincos2d"}),
+    (
+        "norm after the mean, in a stage of its own",
+        {"global_pool": "avg", "fc_norm": True, "num_register_tokens": 2, "layers_per_ipu": [2, 0]},
+    ),
+    ("as DeiT III", {"layer_scale": 0.1, "prefix_positions": False}),
     ("distillation token", {"distillation": "token"}),
     ("two heads in a stage of their own", {"distillation": "heads", "layers_per_ipu": [2, 0]}),
     ("recomputation", {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1]}),
