@@ -241,6 +241,12 @@ class Config(BaseModel):
     )
     image_std: Tuple[float, ...] = key((0.5,), DATA, "divides them then; ImageNet: 0.229 0.224 0.225")
 
+    repeated_augmentation: int = key(
+        1, AUGMENT, "how often a weight update has each of its images, each time changed anew (arXiv 1901.09335)", gt=0
+    )
+    interpolation: Literal["bilinear", "bicubic"] = key(
+        "bilinear", AUGMENT, "how pictures are resized, antialiased, in training and evaluation", when=_augments
+    )
     train_crop_scale: Optional[Tuple[float, float]] = key(
         (0.05, 1.0), AUGMENT, "range of the share of the area that a random crop keeps; null: no crop", when=_augments
     )
@@ -312,7 +318,16 @@ class Config(BaseModel):
         "constant", OPTIMISER, "after the warm-up, over host steps"
     )
     warmup_steps: int = key(0, OPTIMISER, "host steps of linear rise", ge=0)
+    min_learning_rate: float = key(
+        0.0, OPTIMISER, "what linear and cosine schedules fall to", when=lambda c, r: c.lr_schedule != "constant", ge=0
+    )
     weight_decay: float = key(0.0, OPTIMISER, "of weights with two dimensions or more", ge=0)
+    decay_embeddings: bool = key(
+        True,
+        OPTIMISER,
+        "positions, class and register tokens decay as matrices do; false: they are treated as biases (timm, DeiT)",
+        when=lambda c, r: c.weight_decay > 0 or c.optimizer == "LAMB",
+    )
     layer_decay: float = key(
         1.0, OPTIMISER, "each layer's learning rate is the next one's times this, from the head down", gt=0, le=1
     )
@@ -381,7 +396,9 @@ class Config(BaseModel):
         "of second moments",
         when=lambda c, r: c.stores_16_bits and c.optimizer not in ("SGD", "Lion"),
     )
-    loss: Literal["CELoss", "SigmoidCELoss"] = key("CELoss", OPTIMISER, "softmax or sigmoid cross entropy")
+    loss: Literal["CELoss", "SigmoidCELoss", "HardSigmoidCELoss"] = key(
+        "CELoss", OPTIMISER, "softmax or sigmoid cross entropy; hard: a mixed image has both its labels in full"
+    )
     label_smoothing: float = key(0.0, OPTIMISER, "share of the target spread over all classes", ge=0, lt=1)
 
     runtime: Literal["auto", "single", "pipeline", "ipu"] = key("auto", PLACES, "how stages run (auto: see README)")

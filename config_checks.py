@@ -206,6 +206,12 @@ def _in_the_training(config: Config) -> Iterator[Mismatch]:
             f"resume_step = {config.resume_step}, but nothing is resumed.",
             "Give --resume, too, or leave it out.",
         )
+    if config.min_learning_rate > (config.learning_rate or config.min_learning_rate):
+        yield Mismatch(
+            ("min_learning_rate", "learning_rate"),
+            f"min_learning_rate = {config.min_learning_rate:g} is above learning_rate = {config.learning_rate:g}.",
+            "Give one that is no larger.",
+        )
     if config.learning_rate is None:
         yield Mismatch(
             ("learning_rate",),

@@ -51,4 +51,10 @@ class ModelCard:
 
 def card_of(config: Config, class_names: Tuple[str, ...] = (), multi_label: bool = False) -> ModelCard:
     """The card of the model that a config trains, on data with these classes."""
-    return ModelCard(architecture_of(config), config.eval_crop, multi_label=multi_label, class_names=class_names)
+    return ModelCard(
+        architecture_of(config),
+        config.eval_crop,
+        interpolation=config.interpolation,
+        multi_label=multi_label,
+        class_names=class_names,
+    )
