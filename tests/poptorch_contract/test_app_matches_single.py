@@ -61,6 +61,8 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("sigmoid loss", {"loss": "SigmoidCELoss"}),
     ("a mean and deviation for each channel", {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}),
     ("representation layer", {"representation_size": 12, "pretrain": True}),
+    ("a stage with nothing to train", {"freeze_layers": 1}),
+    ("a linear probe", {"linear_probe": True, "optimizer": "AdamW", "learning_rate": 1e-3, "adam_eps": 1e-3}),
     ("distillation token", {"distillation": "token"}),
     ("two heads in a stage of their own", {"distillation": "heads", "layers_per_ipu": [2, 0]}),
     ("recomputation", {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1]}),
