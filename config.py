@@ -382,6 +382,14 @@ class Config(BaseModel):
     ema_decay: float = key(
         0.0, OPTIMISER, "of an average of the weights, validated and saved beside them; 0 off", ge=0, lt=1
     )
+    freeze_layers: Optional[int] = key(
+        None,
+        TRAINING,
+        "the embedding and the first so many blocks keep their weights; 0: the embedding alone; null: all are trained",
+        when=lambda c, r: not c.linear_probe,
+        ge=0,
+    )
+    linear_probe: bool = key(False, TRAINING, "only the classifier is trained, on features that stay as they are")
     use_ema: bool = key(True, TRAINING, "start from a checkpoint's averaged weights, where it has them")
     stochastic_rounding: bool = key(True, OPTIMISER, "of numbers stored in 16 bits", when=_stores_16_bits)
     accum_type: Half = key(

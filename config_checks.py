@@ -25,6 +25,7 @@ def mismatches(config: Config) -> Iterator[Mismatch]:
     yield from _in_the_ranges(config)
     if config.trains:
         yield from _in_the_precision(config)
+        yield from _in_the_freezing(config)
     if config.command in TRAINING_COMMANDS:
         yield from _in_the_training(config)
 
@@ -165,6 +166,15 @@ def _in_the_precision(config: Config) -> Iterator[Mismatch]:
                     f"use_combined_accum keeps no gradient of its own, which {key} = {_shown(getattr(config, key))} needs.",
                     f"Give use_combined_accum = false, or {key} = {_shown(wanted)}.",
                 )
+
+
+def _in_the_freezing(config: Config) -> Iterator[Mismatch]:
+    if config.freeze_layers is not None and config.freeze_layers > config.num_hidden_layers:
+        yield Mismatch(
+            ("freeze_layers", "num_hidden_layers"),
+            f"freeze_layers = {config.freeze_layers}, but the model has num_hidden_layers = {config.num_hidden_layers}.",
+            f"Give {config.num_hidden_layers} or less, or linear_probe = true to train the classifier alone.",
+        )
 
 
 def _in_the_loss_scaling(config: Config) -> Iterator[Mismatch]:

@@ -84,7 +84,8 @@ def build_optimizer(config: Config, parameters: Mapping[str, nn.Parameter]) -> O
     SGD (momentum), Adam (decay as L2), AdamW (decoupled decay), LAMB, Lion or Muon. The rate of a group is its `lr_scale` times
     the one set before each step.
     """
-    groups = parameter_groups(parameters, config)
+    # torch wants a group, where nothing of a stage is trained, too.
+    groups = parameter_groups(parameters, config) or [{"params": [], "lr_scale": 1.0}]
     assert config.learning_rate is not None, "checked where the config is read"
     lr, betas, eps = config.learning_rate, config.adam_betas, config.adam_eps
     if config.optimizer == "SGD":

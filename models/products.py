@@ -176,8 +176,12 @@ class _WidenedLinear(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = (wide @ _widened(weight, x.dtype)).to(x.dtype).view(x.shape)
-        of_weight = (wide.t() @ x.float().flatten(0, -2)).to(x.dtype).to(weight.dtype)
-        return of_x, of_weight, wide.sum(0).to(x.dtype).to(weight.dtype)
+        of_weight = of_bias = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (wide.t() @ x.float().flatten(0, -2)).to(x.dtype).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            of_bias = wide.sum(0).to(x.dtype).to(weight.dtype)
+        return of_x, of_weight, of_bias
 
 
 def _widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:

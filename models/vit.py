@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.architecture import Architecture
+from models.freezing import is_trained
 from models.initialization import initialize
 from models.products import (
     Dropout,
@@ -260,13 +261,22 @@ class VisionTransformer(nn.Module):
                 self.head_dist = Linear(arch.head_input_dim, arch.num_labels) if arch.num_labels else nn.Identity()
         self.dropout_key: tuple[int, ...] = ()
 
+    def train(self, mode: bool = True) -> VisionTransformer:
+        """As torch's; units that are not trained stay as in evaluation: features without dropout and stochastic depth."""
+        super().train(mode)
+        for block in self.blocks.values():
+            block.train(mode and is_trained(block))
+        if self.stage.has_embed:
+            self.pos_drop.train(mode and is_trained(self.patch_embed))
+        return self
+
     def forward(self, x: Tensor, mix: Optional[Tensor] = None) -> Tensor:
         if self.stage.has_embed:
             self._seed_dropout("embed")
             x = self.embed(x, mix)
         for index, block in self.blocks.items():
             self._seed_dropout(f"block {index}")
-            recomputes = self.training and self.arch.recompute and not block.recompute_halves
+            recomputes = block.training and self.arch.recompute and not block.recompute_halves
             x = _recomputed(block, x, self.arch.is_random) if recomputes else block(x)
         return self.classify(x) if self.stage.has_head else x
 

@@ -16,9 +16,10 @@ autograd saves on a CPU in float32:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Collection
 
 from models.architecture import Architecture
+from models.freezing import frozen_units
 from models.stages import Stage
 
 if TYPE_CHECKING:
@@ -104,10 +105,10 @@ def queries_of(arch: Architecture, unit: str) -> int:
     return arch.num_head_tokens if unit == f"block {arch.depth - 1}" else arch.num_tokens
 
 
-def waiting_bytes(arch: Architecture, kept: Kept, stage: Stage) -> int:
-    """What a stage keeps of one image from its forward to its backward pass."""
+def waiting_bytes(arch: Architecture, kept: Kept, stage: Stage, frozen: Collection[str] = ()) -> int:
+    """What a stage keeps of one image from its forward to its backward pass; the units `frozen` have none."""
     total = 0 if stage.has_head else boundary_bytes(arch, kept, stage)  # its output, which gradients come back for
-    for unit in stage.units:
+    for unit in (unit for unit in stage.units if unit not in frozen):
         if arch.recompute and unit.startswith("block"):
             total += before_block(arch, kept)
             if int(unit[len("block ") :]) in arch.recompute_mid_layers:
@@ -121,8 +122,9 @@ def weight_copies(arch: Architecture, config: Config, kind: str, stage: Stage) -
     """16-bit copies of float32 matrices that autocast makes on a GPU for each micro-batch, and that its backward pass needs."""
     if kind != "gpu" or config.precision not in ("16.32", "bf16.32") or arch.recompute:
         return 0
-    blocks = len(stage.blocks) * (4 * arch.embed_dim**2 + 2 * arch.embed_dim * arch.mlp_dim)
-    return 2 * (blocks + (arch.patch_values * arch.embed_dim if stage.has_embed else 0))
+    trained = set(stage.units).difference(frozen_units(config))
+    blocks = len(trained.difference(("embed", "head"))) * (4 * arch.embed_dim**2 + 2 * arch.embed_dim * arch.mlp_dim)
+    return 2 * (blocks + (arch.patch_values * arch.embed_dim if "embed" in trained else 0))
 
 
 def working_bytes(arch: Architecture, kept: Kept, stage: Stage) -> int:

@@ -69,7 +69,10 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("label smoothing", {"label_smoothing": 0.1}),
     ("sigmoid loss", {"loss": "SigmoidCELoss"}),
     ("representation layer", {"representation_size": 12}),
-    ("mean of the patches, in a stage of its own", {**MEAN, "layers_per_ipu": [2, 2, 0], "pos_embed": "sincos2d"}),
+    (
+        "mean of the patches, in a stage of its own",
+        {**MEAN, "layers_per_ipu": [2, 2, 0], "pos_embed": "sincos2d", "ema_decay": 0.9, "replication_factor": 2},
+    ),
     ("norm after the mean, registers", {**MEAN, "fc_norm": True, "num_register_tokens": 2}),
     (
         "as DeiT III",
@@ -82,6 +85,8 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("sharded state", {"enable_rts": True, "device_iterations": 2}),
     ("accumulator and velocity in one", {"use_combined_accum": True, "weight_decay": 0.1, "device_iterations": 2}),
     ("layer-wise rates", {"layer_decay": 0.5}),
+    ("a stage with nothing to train", {"freeze_layers": 2, "hidden_dropout_prob": 0.2, "max_grad_norm": 0.01}),
+    ("a linear probe with sharded state", {"linear_probe": True, "enable_rts": True, "layers_per_ipu": [1, 3]}),
     ("distillation token", {"distillation": "token"}),
     ("two heads in a stage of their own", {"distillation": "heads", "layers_per_ipu": [4, 0]}),
 ]

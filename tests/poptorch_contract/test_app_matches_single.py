@@ -67,6 +67,8 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
         {"global_pool": "avg", "fc_norm": True, "num_register_tokens": 2, "layers_per_ipu": [2, 0]},
     ),
     ("as DeiT III", {"layer_scale": 0.1, "prefix_positions": False}),
+    ("a stage with nothing to train", {"freeze_layers": 1}),
+    ("a linear probe", {"linear_probe": True, "optimizer": "AdamW", "learning_rate": 1e-3, "adam_eps": 1e-3}),
     ("distillation token", {"distillation": "token"}),
     ("two heads in a stage of their own", {"distillation": "heads", "layers_per_ipu": [2, 0]}),
     ("recomputation", {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1]}),
