@@ -256,3 +256,30 @@ def test_plans_of_the_recipes_have_the_published_sizes(name: str) -> None:
     published = {"s16_imagenet1k_90ep": 22.0e6, "b16_deit3": 86.6e6, "b16_deit3_224": 86.6e6}
     assert total == pytest.approx(published[name], rel=0.01)
     assert config.global_batch_size == {"s16_imagenet1k_90ep": 1024, "b16_deit3": 2048, "b16_deit3_224": 512}[name]
+
+
+def test_a_model_with_fixed_positions_takes_no_learned_ones_and_its_own_at_any_size(tmp_path: Path) -> None:
+    from placement import place_single
+    from runtime.single import SingleRuntime
+    from weights.card import card_of
+    from weights.own import write_step_folder
+    from weights.pretrained import load_pretrained, open_pretrained
+
+    def started(name: str, **keys: Any) -> Any:
+        config = small_config(tmp_path, **keys)
+        runtime = SingleRuntime(config, place_single(config), num_cores=1)
+        notes = load_pretrained(open_pretrained(config), config, runtime) if config.pretrained_checkpoint else []
+        (tmp_path / name).mkdir()
+        write_step_folder(tmp_path / name, card_of(config), {k: v.detach() for k, v in runtime.weights()[0].items()})
+        return runtime.weights()[0], notes
+
+    started("learned")
+    first, _ = started("fixed", pos_embed="sincos2d")
+    with pytest.raises(UserError, match="has learned positions, the config pos_embed = sincos2d"):
+        started("wrong", pos_embed="sincos2d", pretrained_checkpoint=str(tmp_path / "learned"))
+    larger = {"pos_embed": "sincos2d", "image_size": 16, "random_seed": 7}
+    fresh, _ = started("fresh", **larger)
+    second, notes = started("larger", **larger, pretrained_checkpoint=str(tmp_path / "fixed"))
+    assert notes == ["fixed positions made anew, from 2x2 to 4x4 patches"]
+    assert torch.equal(second["pos_embed"], fresh["pos_embed"])
+    assert torch.equal(second["blocks.0.attn.qkv.weight"], first["blocks.0.attn.qkv.weight"])

@@ -191,3 +191,30 @@ def test_stochastic_depth_rises_or_is_the_same_in_every_block() -> None:
     for mode, rates in (("linear", [0.0, 0.1, 0.2]), ("constant", [0.2, 0.2, 0.2])):
         model = build_model(replace(ARCH, depth=3, drop_path_rate=0.2, drop_path_mode=mode), seed=0)
         assert [block.drop_path.rate for block in model.blocks.values()] == pytest.approx(rates)
+
+
+def test_timms_own_deit_iii_says_its_heads_by_name_and_is_read(tmp_path: Path) -> None:
+    sizes = TOY._replace(width=384, heads=6, depth=1)
+    peer = peers.timm_model(sizes, "deit3_small_patch16_224", embed_dim=384, num_heads=6)
+    from timm.models import save_for_hf
+
+    save_for_hf(peer, tmp_path / "in", None, {"img_size": 32, "patch_size": 8, "depth": 1}, safe_serialization=True)
+    told = run(tmp_path / "in", tmp_path / "out", "--to", "pipevit")
+    assert "layer scale, positions of patches alone" in told
+    assert peers.difference(peers.ours(tmp_path / "out"), peer, sizes) <= 1e-5
+
+
+def test_pooling_that_the_weights_contradict_is_refused(tmp_path: Path) -> None:
+    import json
+
+    peers.save_timm(pair("mean of the patches")[1], tmp_path / "in")
+    path = tmp_path / "in" / "config.json"
+    details = json.loads(path.read_text())
+    details["global_pool"] = "token"
+    path.write_text(json.dumps(details))
+    with pytest.raises(UserError, match="global_pool = token, but the weights beside it have no class token"):
+        open_model(str(tmp_path / "in"))
+    details["global_pool"] = "map"
+    path.write_text(json.dumps(details))
+    with pytest.raises(UserError, match="global_pool = map, which the model here does not know"):
+        open_model(str(tmp_path / "in"))
