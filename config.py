@@ -85,6 +85,11 @@ def _has_weights(config: Any, runtime: str) -> bool:
     return bool(config.pretrained_checkpoint)
 
 
+def _averages(config: Any, runtime: str) -> bool:
+    """Whether the head reads the mean of the patches."""
+    return config.global_pool == "avg"
+
+
 def _saves(config: Any, runtime: str) -> bool:
     return config.checkpoint_output_dir != ""
 
@@ -143,6 +148,23 @@ class Config(BaseModel):
     distillation: Literal["none", "token", "heads"] = key(
         "none", MODEL, "DeiT's second token: beside the class token, or with a head of its own"
     )
+    global_pool: Literal["token", "avg"] = key(
+        "token", MODEL, "what the head reads: the class token, or the mean of the patches"
+    )
+    fc_norm: bool = key(
+        False, MODEL, "the final norm comes after that mean (as timm's default), not before", when=_averages
+    )
+    class_token: bool = key(True, MODEL, "a class token before the patches; false goes with global_pool avg")
+    num_register_tokens: int = key(0, MODEL, "trained tokens that no head reads (arXiv 2309.16588)", ge=0)
+    pos_embed: Literal["learned", "sincos2d"] = key(
+        "learned", MODEL, "position embeddings: trained, or fixed sines and cosines of row and column"
+    )
+    prefix_positions: bool = key(
+        True, MODEL, "class and other tokens before the patches have positions, too; false as DeiT III"
+    )
+    layer_scale: Optional[float] = key(
+        None, MODEL, "initial value of a trained factor for each channel of every branch; null: none", gt=0
+    )
     pos_embed_resize: Literal["bicubic", "linear"] = key(
         "bicubic",
         MODEL,
@@ -151,7 +173,10 @@ class Config(BaseModel):
     )
     hidden_dropout_prob: float = key(0.0, MODEL, "dropout after embedding, attention and in MLPs", ge=0, lt=1)
     attention_probs_dropout_prob: float = key(0.0, MODEL, "dropout of attention weights", ge=0, lt=1)
-    drop_path_rate: float = key(0.1, MODEL, "stochastic depth of the last block, rising from 0", ge=0, lt=1)
+    drop_path_rate: float = key(0.1, MODEL, "stochastic depth of the last block", ge=0, lt=1)
+    drop_path_mode: Literal["linear", "constant"] = key(
+        "linear", MODEL, "of the blocks before it: rising from 0, or the same", when=lambda c, r: c.drop_path_rate > 0
+    )
     layer_norm_eps: float = key(1e-6, MODEL, "LayerNorm epsilon", gt=0)
     head_bias_init: Optional[float] = key(None, MODEL, "initial bias of the head (null: -10 with pretrain, else 0)")
     attention: Literal["fused", "explicit"] = key(
@@ -216,6 +241,12 @@ class Config(BaseModel):
     )
     image_std: Tuple[float, ...] = key((0.5,), DATA, "divides them then; ImageNet: 0.229 0.224 0.225")
 
+    repeated_augmentation: int = key(
+        1, AUGMENT, "how often a weight update has each of its images, each time changed anew (arXiv 1901.09335)", gt=0
+    )
+    interpolation: Literal["bilinear", "bicubic"] = key(
+        "bilinear", AUGMENT, "how pictures are resized, antialiased, in training and evaluation", when=_augments
+    )
     train_crop_scale: Optional[Tuple[float, float]] = key(
         (0.05, 1.0), AUGMENT, "range of the share of the area that a random crop keeps; null: no crop", when=_augments
     )
@@ -287,7 +318,16 @@ class Config(BaseModel):
         "constant", OPTIMISER, "after the warm-up, over host steps"
     )
     warmup_steps: int = key(0, OPTIMISER, "host steps of linear rise", ge=0)
+    min_learning_rate: float = key(
+        0.0, OPTIMISER, "what linear and cosine schedules fall to", when=lambda c, r: c.lr_schedule != "constant", ge=0
+    )
     weight_decay: float = key(0.0, OPTIMISER, "of weights with two dimensions or more", ge=0)
+    decay_embeddings: bool = key(
+        True,
+        OPTIMISER,
+        "positions, class and register tokens decay as matrices do; false: they are treated as biases (timm, DeiT)",
+        when=lambda c, r: c.weight_decay > 0 or c.optimizer == "LAMB",
+    )
     layer_decay: float = key(
         1.0, OPTIMISER, "each layer's learning rate is the next one's times this, from the head down", gt=0, le=1
     )
@@ -342,6 +382,14 @@ class Config(BaseModel):
     ema_decay: float = key(
         0.0, OPTIMISER, "of an average of the weights, validated and saved beside them; 0 off", ge=0, lt=1
     )
+    freeze_layers: Optional[int] = key(
+        None,
+        TRAINING,
+        "the embedding and the first so many blocks keep their weights; 0: the embedding alone; null: all are trained",
+        when=lambda c, r: not c.linear_probe,
+        ge=0,
+    )
+    linear_probe: bool = key(False, TRAINING, "only the classifier is trained, on features that stay as they are")
     use_ema: bool = key(True, TRAINING, "start from a checkpoint's averaged weights, where it has them")
     stochastic_rounding: bool = key(True, OPTIMISER, "of numbers stored in 16 bits", when=_stores_16_bits)
     accum_type: Half = key(
@@ -356,7 +404,9 @@ class Config(BaseModel):
         "of second moments",
         when=lambda c, r: c.stores_16_bits and c.optimizer not in ("SGD", "Lion"),
     )
-    loss: Literal["CELoss", "SigmoidCELoss"] = key("CELoss", OPTIMISER, "softmax or sigmoid cross entropy")
+    loss: Literal["CELoss", "SigmoidCELoss", "HardSigmoidCELoss"] = key(
+        "CELoss", OPTIMISER, "softmax or sigmoid cross entropy; hard: a mixed image has both its labels in full"
+    )
     label_smoothing: float = key(0.0, OPTIMISER, "share of the target spread over all classes", ge=0, lt=1)
 
     runtime: Literal["auto", "single", "pipeline", "ipu"] = key("auto", PLACES, "how stages run (auto: see README)")

@@ -25,6 +25,7 @@ def mismatches(config: Config) -> Iterator[Mismatch]:
     yield from _in_the_ranges(config)
     if config.trains:
         yield from _in_the_precision(config)
+        yield from _in_the_freezing(config)
     if config.command in TRAINING_COMMANDS:
         yield from _in_the_training(config)
 
@@ -56,6 +57,7 @@ def _in_the_model(config: Config) -> Iterator[Mismatch]:
         yield Mismatch(
             ("num_channels",), f"num_channels = {config.num_channels} is not possible.", "Give 3, or 1 for grey."
         )
+    yield from _in_the_tokens(config)
     wrong = [block for block in config.recompute_mid_layers or () if not 0 <= block < config.num_hidden_layers]
     if wrong:
         yield Mismatch(
@@ -63,6 +65,27 @@ def _in_the_model(config: Config) -> Iterator[Mismatch]:
             f"recompute_mid_layers = {list(config.recompute_mid_layers or ())} names block {wrong[0]}, "
             f"but num_hidden_layers = {config.num_hidden_layers} makes blocks 0 to {config.num_hidden_layers - 1}.",
             "Name blocks that exist, or give null.",
+        )
+
+
+def _in_the_tokens(config: Config) -> Iterator[Mismatch]:
+    if config.global_pool == "token" and not config.class_token:
+        yield Mismatch(
+            ("global_pool", "class_token"),
+            "global_pool = token reads the class token, but class_token = false leaves it out.",
+            "Give global_pool = avg, or class_token = true.",
+        )
+    if config.distillation != "none" and config.global_pool == "avg":
+        yield Mismatch(
+            ("distillation", "global_pool"),
+            f"distillation = {config.distillation} goes with heads that read tokens, not with global_pool = avg.",
+            "Give distillation = none, or global_pool = token.",
+        )
+    if config.pos_embed == "sincos2d" and (config.hidden_size % 4 or config.hidden_size < 8):
+        yield Mismatch(
+            ("pos_embed", "hidden_size"),
+            f"pos_embed = sincos2d needs a hidden_size that is a multiple of 4, from 8 on; it is {config.hidden_size}.",
+            "Give pos_embed = learned, or such a width.",
         )
 
 
@@ -145,6 +168,15 @@ def _in_the_precision(config: Config) -> Iterator[Mismatch]:
                 )
 
 
+def _in_the_freezing(config: Config) -> Iterator[Mismatch]:
+    if config.freeze_layers is not None and config.freeze_layers > config.num_hidden_layers:
+        yield Mismatch(
+            ("freeze_layers", "num_hidden_layers"),
+            f"freeze_layers = {config.freeze_layers}, but the model has num_hidden_layers = {config.num_hidden_layers}.",
+            f"Give {config.num_hidden_layers} or less, or linear_probe = true to train the classifier alone.",
+        )
+
+
 def _in_the_loss_scaling(config: Config) -> Iterator[Mismatch]:
     """The public app asks for these: gradients of other kinds tell nothing of fp16's range, or are changed by the scale."""
     if config.precision not in ("16.16", "16.32"):
@@ -183,6 +215,12 @@ def _in_the_training(config: Config) -> Iterator[Mismatch]:
             ("resume_step",),
             f"resume_step = {config.resume_step}, but nothing is resumed.",
             "Give --resume, too, or leave it out.",
+        )
+    if config.min_learning_rate > (config.learning_rate or config.min_learning_rate):
+        yield Mismatch(
+            ("min_learning_rate", "learning_rate"),
+            f"min_learning_rate = {config.min_learning_rate:g} is above learning_rate = {config.learning_rate:g}.",
+            "Give one that is no larger.",
         )
     if config.learning_rate is None:
         yield Mismatch(

@@ -18,6 +18,7 @@ from arguments import Parser, with_hyphens
 from errors import printable, user_path
 
 if TYPE_CHECKING:
+    from models.architecture import Architecture
     from weights.saved_model import SavedModel
 
 FORMATS = ("huggingface", "timm", "app", "app-hf", "onnx", "torch-export", "pipevit")
@@ -79,6 +80,7 @@ def _summary(saved: SavedModel) -> List[str]:
     sides = [f"{height}x{width}" for height, width in (arch.image_size, arch.patch_size)]
     extra = f", representation layer {arch.representation_size}" if arch.representation_size else ""
     extra += f", distillation {arch.distillation}" if arch.distillation != "none" else ""
+    extra += "".join(f", {word}" for word in _features(arch))
     names = f" ({', '.join(card.class_names[:3])}{', …' * (len(card.class_names) > 3)})" if card.class_names else ""
     sizes = f"{num_parameters:,} parameters: {arch.depth} blocks of width {arch.embed_dim}, {arch.num_heads} heads"
     classes = f"{arch.num_labels:,} classes{names}" if arch.num_labels else "no head"
@@ -88,6 +90,20 @@ def _summary(saved: SavedModel) -> List[str]:
         f"  images {sides[0]} in patches {sides[1]}; {classes}",
         *(f"  {note}" for note in saved.notes),
     ]
+
+
+def _features(arch: Architecture) -> List[str]:
+    """What the ViT paper's models have not, in words."""
+    words = {
+        "no class token": not arch.class_token,
+        "norm after the mean of the patches": arch.fc_norm,
+        "mean of the patches": arch.global_pool == "avg" and not arch.fc_norm,
+        f"{arch.num_register_tokens} registers": arch.num_register_tokens > 0,
+        "layer scale": arch.layer_scale is not None,
+        "positions of patches alone": arch.num_prefix_tokens > 0 and not arch.prefix_positions,
+        "fixed positions": arch.pos_embed == "sincos2d",
+    }
+    return [word for word, is_so in words.items() if is_so]
 
 
 def _product(shape: Sequence[int]) -> int:

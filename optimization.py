@@ -19,6 +19,7 @@ from optim.schedules import learning_rate_at
 if TYPE_CHECKING:
     from config import Config
 
+EMBEDDINGS = ("cls_token", "dist_token", "reg_token", "pos_embed")
 _MATRIX = re.compile(r"blocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc1|mlp\.fc2)\.weight")
 
 
@@ -30,12 +31,18 @@ def learning_rate_of(config: Config, step: int, num_steps: int) -> float:
         schedule=config.lr_schedule,
         warmup_steps=config.warmup_steps,
         num_steps=num_steps,
+        least=config.min_learning_rate,
     )
 
 
-def weight_decay_of(parameter: nn.Parameter, config: Config) -> float:
-    """1-D parameters (biases, norms) do not decay."""
-    return config.weight_decay if parameter.dim() > 1 else 0.0
+def weight_decay_of(name: str, parameter: nn.Parameter, config: Config) -> float:
+    """Biases and norms do not decay."""
+    return config.weight_decay if is_matrix(name, parameter, config) else 0.0
+
+
+def is_matrix(name: str, parameter: nn.Parameter, config: Config) -> bool:
+    """Whether it is treated as weights are, not as biases and norms: two dimensions or more, tokens and positions by key."""
+    return parameter.dim() > 1 and (config.decay_embeddings or name not in EMBEDDINGS)
 
 
 def learning_rate_scale(name: str, config: Config) -> float:
@@ -52,7 +59,7 @@ def parameter_groups(parameters: Mapping[str, nn.Parameter], config: Config) -> 
     groups: Dict[Tuple[Any, ...], Dict[str, Any]] = {}
     for name, parameter in parameters.items():
         settings = {
-            "weight_decay": weight_decay_of(parameter, config),
+            "weight_decay": weight_decay_of(name, parameter, config),
             "lr_scale": learning_rate_scale(name, config),
             **_own_settings(name, parameter, config),
         }
@@ -64,7 +71,7 @@ def parameter_groups(parameters: Mapping[str, nn.Parameter], config: Config) -> 
 def _own_settings(name: str, parameter: nn.Parameter, config: Config) -> Dict[str, Any]:
     """What one kind of optimiser alone has."""
     if config.optimizer == "LAMB":
-        return {"max_weight_norm": config.max_norm if parameter.dim() > 1 else config.max_norm_bias}
+        return {"max_weight_norm": config.max_norm if is_matrix(name, parameter, config) else config.max_norm_bias}
     if config.optimizer == "Muon":
         matrix = _MATRIX.fullmatch(name)
         return {"num_matrices": 0 if matrix is None else 3 if matrix.group(1) == "attn.qkv" else 1}
@@ -77,7 +84,8 @@ def build_optimizer(config: Config, parameters: Mapping[str, nn.Parameter]) -> O
     SGD (momentum), Adam (decay as L2), AdamW (decoupled decay), LAMB, Lion or Muon. The rate of a group is its `lr_scale` times
     the one set before each step.
     """
-    groups = parameter_groups(parameters, config)
+    # torch wants a group, where nothing of a stage is trained, too.
+    groups = parameter_groups(parameters, config) or [{"params": [], "lr_scale": 1.0}]
     assert config.learning_rate is not None, "checked where the config is read"
     lr, betas, eps = config.learning_rate, config.adam_betas, config.adam_eps
     if config.optimizer == "SGD":

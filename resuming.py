@@ -20,7 +20,7 @@ from run_folder import (
     set_later_steps_aside,
     write_config,
 )
-from weights.card import ARCHITECTURE_FIELDS, ModelCard, card_of
+from weights.card import ARCHITECTURE_FIELDS, NEWER_FIELDS, ModelCard, card_of
 
 if TYPE_CHECKING:
     from config import Config
@@ -81,7 +81,7 @@ def _check_fits(step_folder: Path, config: Config, data: str) -> None:
     saved, now = ModelCard.from_json(details["model"]).arch, card_of(config).arch
     differing = {
         KEYS_OF_SIZES.get(name, name): (getattr(saved, name), getattr(now, name))
-        for name in ARCHITECTURE_FIELDS
+        for name in (*ARCHITECTURE_FIELDS, *NEWER_FIELDS)
         if name not in NOT_SIZES and getattr(saved, name) != getattr(now, name)
     }
     if details["optimizer"] != config.optimizer:

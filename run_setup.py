@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -19,6 +20,8 @@ from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import open_source
 from errors import UserError
 from machine import spans_hosts
+from models.architecture import architecture_of
+from models.freezing import is_frozen
 from observing import Observer
 from reporting.build import build_reporters
 from resuming import resume, with_epsilon_of_the_run
@@ -28,6 +31,7 @@ from runtime.build import build_runtime
 from saving import Saver
 from training import Run, number_of_steps
 from weights.card import card_of
+from weights.whole_model import parameter_shapes
 
 if TYPE_CHECKING:
     from config import Config
@@ -116,7 +120,26 @@ def opening_notes(config: Config, placement: Placement, runtime: Runtime) -> Lis
     notes = list(runtime.notes)
     if unused:
         notes.append(f"keys of the config that this run does not use: {', '.join(unused)}")
+    return notes + freezing_notes(config)
+
+
+def freezing_notes(config: Config) -> List[str]:
+    """How much of the model is trained, where that is not all of it."""
+    sizes = {name: math.prod(shape) for name, shape in parameter_shapes(architecture_of(config)).items()}
+    trained = sum(size for name, size in sizes.items() if not is_frozen(name, config))
+    if not config.trains or trained == sum(sizes.values()):
+        return []
+    what = "the classifier alone" if config.linear_probe else f"all but {' and '.join(_shown_units(config))}"
+    notes = [f"trained: {what}, {trained:,} of {sum(sizes.values()):,} weights; the rest runs as in evaluation"]
+    if not config.pretrained_checkpoint and not config.resume_training_from_checkpoint:
+        notes.append("no pretrained_checkpoint is given: the weights that are not trained stay random")
     return notes
+
+
+def _shown_units(config: Config) -> List[str]:
+    last = (config.freeze_layers or 0) - 1
+    blocks = [] if last < 0 else ["block 0"] if last == 0 else [f"blocks 0-{last}"]
+    return ["the embedding", *blocks]
 
 
 def data_notes(

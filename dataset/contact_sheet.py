@@ -13,6 +13,7 @@ from dataset.base import Source
 from dataset.decode import open_picture
 from dataset.inspection import name_of
 from dataset.lettering import drawable, font, line_height, shortened, wrapped
+from dataset.order import Order
 from dataset.samples import Samples
 from seeding import derive_seed
 
@@ -49,7 +50,7 @@ def choose_rows(source: Source, config: Config, num_rows: int) -> List[Row]:
     drawn = _drawn(source, config)[: num_rows * TRIES]
     if not len(drawn):
         return []
-    views, bad = Samples(source, config, augmented=False).read(None, drawn)
+    views, bad = Samples(source, config, augmented=False).read(Order(None, drawn))
     unreadable = {one.row for one in bad}
     kept = [row for row in range(len(drawn)) if row not in unreadable][:num_rows]
     kept.sort(key=lambda row: int(drawn[row]))
@@ -57,7 +58,7 @@ def choose_rows(source: Source, config: Config, num_rows: int) -> List[Row]:
         return []
     indices = drawn[kept]
     training = Samples(source, config, augmented=True)
-    columns = [views[kept]] + [training.read(epoch, indices)[0] for epoch in range(NUM_EPOCHS)]
+    columns = [views[kept]] + [training.read(Order(epoch, indices))[0] for epoch in range(NUM_EPOCHS)]
     return [
         Row(*_sayings(source, config, index), np.stack([column[row].numpy() for column in columns]))
         for row, index in enumerate(indices.tolist())

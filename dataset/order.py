@@ -13,14 +13,26 @@ if TYPE_CHECKING:
 
 
 class Order(NamedTuple):
-    """What to read for a batch: the samples `indices` [n], as they are in `epoch` (None: not augmented)."""
+    """What to read for a batch: the samples `indices` [n], as they are in `epoch` (None: not augmented).
+
+    `copies` [n]: which of the sample's changed copies of that epoch each is; None: the first.
+    """
 
     epoch: Optional[int]
     indices: np.ndarray
+    copies: Optional[np.ndarray] = None
+
+    def rows(self, begin: int, end: int) -> Order:
+        copies = None if self.copies is None else self.copies[begin:end]
+        return Order(self.epoch, self.indices[begin:end], copies)
 
 
 class TrainOrder:
-    """Every epoch is a permutation of its own, cut into host steps; `replicas` are those whose samples are wanted."""
+    """Every epoch is a permutation of its own, cut into host steps; `replicas` are those whose samples are wanted.
+
+    With `repeated_augmentation` a weight update takes each of its samples so often, and an epoch, of as many host steps, goes
+    through that much less of the permutation. Copies lie far apart in the update, so that they are not mixed with each other.
+    """
 
     def __init__(self, num_samples: int, config: Config, replicas: Tuple[int, ...]) -> None:
         self.steps_per_epoch, self.dropped = divmod(num_samples, config.samples_per_step)
@@ -29,16 +41,31 @@ class TrainOrder:
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Samples of a host step, seen as [device iteration][accumulation][replica][micro], flattened."""
-        return self._permutation(epoch)[self._positions(step)]
+        return self._permutation(epoch)[self._places(self._positions(step))]
+
+    def order(self, epoch: int, step: int) -> Order:
+        """What to read for a host step."""
+        copies = self._positions(step) % self._config.global_batch_size // self._samples_per_update
+        return Order(epoch, self.step(epoch, step), copies if self._config.repeated_augmentation > 1 else None)
+
+    @property
+    def _samples_per_update(self) -> int:
+        """Different ones."""
+        return -(-self._config.global_batch_size // self._config.repeated_augmentation)
+
+    def _places(self, positions: np.ndarray) -> np.ndarray:
+        """Where in the permutation the samples at some positions of the epoch stand."""
+        update, position = np.divmod(positions, self._config.global_batch_size)
+        return update * self._samples_per_update + position % self._samples_per_update
 
     def after(self, epoch: int, step: int, row: int) -> Iterator[int]:
         """The samples that follow a row of `step` in the epoch's order, round to the one before it."""
-        order, position = self._permutation(epoch), int(self._positions(step)[row])
+        order, position = self._permutation(epoch), int(self._places(self._positions(step))[row])
         for distance in range(1, self._num_samples):
             yield int(order[(position + distance) % self._num_samples])
 
     def _positions(self, step: int) -> np.ndarray:
-        """Where the samples of a host step stand in the epoch's order."""
+        """Positions of a host step in the epoch: the layout above, counted through all steps."""
         config, size = self._config, self._config.samples_per_step
         layout = np.arange(step * size, (step + 1) * size).reshape(
             -1, config.replication_factor, config.micro_batch_size
@@ -49,7 +76,7 @@ class TrainOrder:
         """The host steps from this one on, without end."""
         while True:
             for at in range(step, self.steps_per_epoch):
-                yield Order(epoch, self.step(epoch, at))
+                yield self.order(epoch, at)
             epoch, step = epoch + 1, 0
 
     def _permutation(self, epoch: int) -> np.ndarray:

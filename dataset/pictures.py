@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
+from dataset.order import Order
 from dataset.samples import Samples
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def picture_of(source: Source, config: Config, index: int) -> Optional[np.ndarray]:
     """A sample as the model sees it in evaluation, uint8 [H, W, 3]; None where it cannot be read."""
-    images, bad = Samples(source, config, augmented=False).read(None, np.array([index]))
+    images, bad = Samples(source, config, augmented=False).read(Order(None, np.array([index])))
     if bad:
         return None
     pixels = images[0].permute(1, 2, 0).numpy()

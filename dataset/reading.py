@@ -63,9 +63,9 @@ class BatchReader:
     def read(self, orders: Iterable[Order]) -> Iterator[ReadBatch]:
         """The batch of each order. Ends the read before it. Raises UserError for a bad image where the policy is to stop."""
         if self._loader is None:
-            for epoch, indices in orders:
-                rows = self._empty_batch(len(indices))
-                bad = self._samples.write(rows, epoch, indices)
+            for order in orders:
+                rows = self._empty_batch(len(order.indices))
+                bad = self._samples.write(rows, order)
                 if bad and self._stops:
                     raise bad[0].as_error()
                 yield ReadBatch(rows, bad)
@@ -83,7 +83,7 @@ class BatchReader:
 
     def read_one(self, epoch: int, index: int) -> ReadBatch:
         """One image, read in this process: a batch of one row."""
-        return ReadBatch(*self._samples.read(epoch, np.array([index])))
+        return ReadBatch(*self._samples.read(Order(epoch, np.array([index]))))
 
     def _assemble(self, first: _Chunk, more: Iterator[_Chunk]) -> ReadBatch:
         """A batch from its chunks, or those up to the first bad image where the policy is to stop."""
@@ -151,11 +151,10 @@ class _Tasks:
         self._rows = rows
 
     def __iter__(self) -> Iterator[_Task]:
-        for epoch, indices in self.orders:
-            begins = range(0, max(1, len(indices)), self._rows)
+        for order in self.orders:
+            begins = range(0, max(1, len(order.indices)), self._rows)
             for begin in begins:
-                part = indices[begin : begin + self._rows]
-                yield _Task(Order(epoch, part), is_last=begin == begins[-1])
+                yield _Task(order.rows(begin, begin + self._rows), is_last=begin == begins[-1])
 
 
 class _Chunks(torch.utils.data.Dataset):
@@ -167,7 +166,7 @@ class _Chunks(torch.utils.data.Dataset):
     def __getitem__(self, task: _Task) -> _Chunk:
         if not len(task.order.indices):
             return _Chunk(None, [], task.is_last)
-        return _Chunk(*self._samples.read(*task.order), task.is_last)
+        return _Chunk(*self._samples.read(task.order), task.is_last)
 
 
 def _unchanged(chunk: _Chunk) -> _Chunk:

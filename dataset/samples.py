@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dataset.bad_images import Bad
 from dataset.base import BadImageError, Source
 from dataset.decode import open_picture
+from dataset.order import Order
 from dataset.transforms.augment import EvalTransform, TrainTransform
 from seeding import derive_seed
 
@@ -25,7 +25,7 @@ AT_ONCE = 64  # images transformed together: enough to spread the cost of a call
 class Samples:
     """Images as the model gets them, uint8 [C, image_size, image_size].
 
-    Training images are a function of (seed, epoch, index), evaluation images, of epoch None, of the index.
+    Training images are a function of (seed, epoch, index, copy), evaluation images, of epoch None, of the index.
     """
 
     def __init__(self, source: Source, config: Config, augmented: bool) -> None:
@@ -42,28 +42,29 @@ class Samples:
         layout = torch.channels_last if colours_last else torch.contiguous_format
         return torch.empty((count, *self.shape), dtype=torch.uint8, memory_format=layout, pin_memory=pinned)
 
-    def write(self, rows: Tensor, epoch: Optional[int], indices: np.ndarray) -> List[Bad]:
-        """Writes the images of `indices` [n] into the first n of `rows` [n or more, *shape]; zeros for those returned."""
+    def write(self, rows: Tensor, order: Order) -> List[Bad]:
+        """Writes the n images of `order` into the first n of `rows` [n or more, *shape]; zeros for those returned."""
         if self.source.is_ready:  # straight there, without a batch in between
-            for row, index in zip(rows, indices.tolist()):
+            for row, index in zip(rows, order.indices.tolist()):
                 row.copy_(self.source.item(index))  # type: ignore[arg-type]  # ready ones are decoded
             return []
         found: List[Bad] = []
-        for begin in range(0, len(indices), AT_ONCE):
-            part = indices[begin : begin + AT_ONCE]
-            images, bad = self.read(epoch, part)
-            rows[begin : begin + len(part)] = images
+        for begin in range(0, len(order.indices), AT_ONCE):
+            images, bad = self.read(order.rows(begin, begin + AT_ONCE))
+            rows[begin : begin + len(images)] = images
             found += [one._replace(row=begin + one.row) for one in bad]
         return found
 
-    def read(self, epoch: Optional[int], indices: np.ndarray) -> Tuple[Tensor, List[Bad]]:
-        """The images of `indices` [n], [n, *shape], n at least 1; zeros for those that cannot be read."""
-        images = self.empty(len(indices))
+    def read(self, order: Order) -> Tuple[Tensor, List[Bad]]:
+        """The n images of `order`, [n, *shape], n at least 1; zeros for those that cannot be read."""
+        images = self.empty(len(order.indices))
         if self.source.is_ready:
-            return images, self.write(images, epoch, indices)
-        draws = [random.Random(self._seed_of(epoch, index)) for index in indices.tolist()]
+            return images, self.write(images, order)
+        indices = order.indices.tolist()
+        copies = [0] * len(indices) if order.copies is None else order.copies.tolist()
+        draws = [random.Random(self._seed_of(order.epoch, *drawn)) for drawn in zip(indices, copies)]
         bad: List[Bad] = []
-        for row, index in enumerate(indices.tolist()):
+        for row, index in enumerate(indices):
             try:
                 images[row] = self._one(index, draws[row])
             except BadImageError as error:
@@ -80,5 +81,7 @@ class Samples:
             return self._eval_transform.cut(picture)
         return self._train_transform.cut(picture, draw)
 
-    def _seed_of(self, epoch: Optional[int], index: int) -> int:
-        return 0 if epoch is None else derive_seed(self._seed, "augment", epoch, index)
+    def _seed_of(self, epoch: Optional[int], index: int, copy: int) -> int:
+        if epoch is None:
+            return 0
+        return derive_seed(self._seed, "augment", epoch, index, *([copy] if copy else []))

@@ -1,4 +1,4 @@
-"""Attention rollout: how much of each patch reaches the class token through all blocks (arXiv 2005.00928, section 3)."""
+"""Attention rollout: how much of each patch reaches what the head reads through all blocks (arXiv 2005.00928, section 3)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from models.vit import Block, VisionTransformer
 def patch_attention(model: VisionTransformer, views: Tensor) -> Tensor:
     """uint8 images [B, C, H, W] to each patch's share of the class token, float32 [B, rows, columns] on the CPU.
 
-    The shares of all patches and those of the class (and distillation) token sum to 1. The model's answers are not touched.
+    Where the head reads the mean of the patches: the share of that mean, which is the mean of the patches' rows. The shares of
+    all patches and those of the class (and distillation) token and registers sum to 1. The model's answers are not touched.
     """
-    (height, width), (rows, columns) = model.arch.image_size, model.arch.patch_size
-    device = next(model.parameters()).device
+    device, prefix = next(model.parameters()).device, model.arch.num_prefix_tokens
     joint = rollout(attention_of_blocks(model, views.to(device)))  # [B, N, N]
-    return joint[:, 0, model.arch.num_prefix_tokens :].unflatten(1, (height // rows, width // columns)).cpu()
+    read = joint[:, prefix:].mean(dim=1) if model.arch.global_pool == "avg" else joint[:, 0]  # [B, N]
+    return read[:, prefix:].unflatten(1, model.arch.grid).cpu()
 
 
 def attention_of_blocks(model: VisionTransformer, views: Tensor) -> Iterator[Tensor]:
@@ -28,7 +29,7 @@ def attention_of_blocks(model: VisionTransformer, views: Tensor) -> Iterator[Ten
     for block in model.blocks.values():
         assert isinstance(block, Block)
         yield block.attn.weights(block.norm1(tokens))
-        tokens = block(tokens)  # after the last block, the class token alone
+        tokens = block(tokens)  # after the last block, what the head reads
 
 
 def rollout(attentions: Iterable[Tensor]) -> Tensor:

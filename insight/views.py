@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dataset.base import Source, sample_name
+from dataset.order import Order
 from dataset.samples import Samples
 from insight.answers import as_probabilities
 from insight.attention import patch_attention
@@ -35,7 +36,7 @@ class Sample(NamedTuple):
 def read_samples(source: Source, config: Config, count: int = NUM_SAMPLES) -> List[Sample]:
     """Samples from all over a set, which often lies sorted by class; without those that cannot be read."""
     indices = np.unique(np.linspace(0, len(source) - 1, count).round().astype(np.int64))
-    views, bad = Samples(source, config, augmented=False).read(None, indices)
+    views, bad = Samples(source, config, augmented=False).read(Order(None, indices))
     left_out = {one.row for one in bad}
     return [
         Sample(sample_name(source, index), source.labels[index], views[row])
@@ -47,7 +48,8 @@ def read_samples(source: Source, config: Config, count: int = NUM_SAMPLES) -> Li
 def model_views(step: int, saved: SavedModel, samples: Sequence[Sample]) -> ModelViews:
     """On the CPU, from the saved weights alone. Raises UserError for a step that cannot be read."""
     model = load_whole(saved, torch.device("cpu"))
-    similarity = position_similarity(model.arch, model.pos_embed.detach())
+    learns = model.arch.pos_embed == "learned"  # the others are known beforehand
+    similarity = position_similarity(model.arch, model.pos_embed.detach()) if learns else None
     attentions = _attentions(model, saved.card, samples) if samples else []
     return ModelViews(step, tuple(attentions), similarity)
 

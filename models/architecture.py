@@ -25,10 +25,20 @@ class Architecture:
     num_labels: int = 1000
     representation_size: Optional[int] = None
     distillation: str = "none"  # DeiT's second token (arXiv 2012.12877): none, token, or heads (a head of its own, too)
+    global_pool: str = (
+        "token"  # what the head reads: the class token, or "avg", the mean of the patches (arXiv 2205.01580)
+    )
+    fc_norm: bool = False  # with "avg": the final norm comes after the mean, not before it
+    class_token: bool = True
+    num_register_tokens: int = 0  # trained tokens that no head reads (arXiv 2309.16588)
+    pos_embed: str = "learned"  # or "sincos2d": of sines and cosines, and not trained
+    prefix_positions: bool = True  # whether tokens before the patches have positions, too
+    layer_scale: Optional[float] = None  # initial factor of every branch, channel by channel (arXiv 2103.17239)
     layer_norm_eps: float = 1e-6
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path_rate: float = 0.0
+    drop_path_mode: str = "linear"  # rising from 0 to the rate in the last block, or "constant"
     head_bias_init: float = 0.0
     fused_attention: bool = True
     recompute: bool = False  # keep the blocks' inputs alone, and compute the rest again in the backward pass
@@ -45,13 +55,27 @@ class Architecture:
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Tokens before the patches: the class token, and the distillation token where there is one."""
-        return 1 if self.distillation == "none" else 2
+        """Tokens before the patches: class token, distillation token, registers, as far as there are any, in this order."""
+        return int(self.class_token) + (self.distillation != "none") + self.num_register_tokens
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Rows of the position embeddings before the patches'."""
+        return self.num_prefix_tokens if self.prefix_positions else 0
+
+    @property
+    def num_positions(self) -> int:
+        return self.num_prefix_positions + self.num_patches
+
+    @property
+    def num_classifiers(self) -> int:
+        """Heads that give logits."""
+        return 2 if self.distillation == "heads" else 1
 
     @property
     def num_head_tokens(self) -> int:
-        """Tokens that heads read: all that the last block computes."""
-        return 2 if self.distillation == "heads" else 1
+        """Tokens that the last block computes: those that classifiers read; all where the patches are averaged."""
+        return self.num_tokens if self.global_pool == "avg" else self.num_classifiers
 
     @property
     def num_tokens(self) -> int:
@@ -88,10 +112,18 @@ def architecture_of(config: Config) -> Architecture:
         num_labels=config.num_labels,
         representation_size=config.representation_size,
         distillation=config.distillation,
+        global_pool=config.global_pool,
+        fc_norm=config.fc_norm and config.global_pool == "avg",
+        class_token=config.class_token,
+        num_register_tokens=config.num_register_tokens,
+        pos_embed=config.pos_embed,
+        prefix_positions=config.prefix_positions,
+        layer_scale=config.layer_scale,
         layer_norm_eps=config.layer_norm_eps,
         dropout=config.hidden_dropout_prob,
         attention_dropout=config.attention_probs_dropout_prob,
         drop_path_rate=config.drop_path_rate,
+        drop_path_mode=config.drop_path_mode,
         head_bias_init=head_bias if head_bias is not None else (-10.0 if config.pretrain else 0.0),
         fused_attention=config.attention == "fused",
         recompute=config.recompute_checkpoint_every_layer,
@@ -103,13 +135,13 @@ def count_parameters(arch: Architecture, unit: str) -> int:
     """Number of weights of one unit."""
     width = arch.embed_dim
     if unit == "embed":
-        return width * (arch.patch_values + 1) + (arch.num_prefix_tokens + arch.num_tokens) * width
+        return width * (arch.patch_values + 1) + (arch.num_prefix_tokens + arch.num_positions) * width
     if unit == "head":
         pre_logits = (width + 1) * arch.representation_size if arch.representation_size else 0
-        return 2 * width + pre_logits + arch.num_head_tokens * (arch.head_input_dim + 1) * arch.num_labels
+        return 2 * width + pre_logits + arch.num_classifiers * (arch.head_input_dim + 1) * arch.num_labels
     attention = 3 * width * (width + 1) + width * (width + 1)
     mlp = arch.mlp_dim * (width + 1) + width * (arch.mlp_dim + 1)
-    return attention + mlp + 4 * width
+    return attention + mlp + (4 if arch.layer_scale is None else 6) * width
 
 
 def count_forward_flops(arch: Architecture, unit: str) -> int:
@@ -122,7 +154,7 @@ def count_forward_flops(arch: Architecture, unit: str) -> int:
         return 2 * arch.num_patches * arch.patch_values * width
     if unit == "head":
         pre_logits = width * arch.representation_size if arch.representation_size else 0
-        return 2 * arch.num_head_tokens * (pre_logits + arch.head_input_dim * arch.num_labels)
+        return 2 * arch.num_classifiers * (pre_logits + arch.head_input_dim * arch.num_labels)
     queries = arch.num_head_tokens if unit == f"block {arch.depth - 1}" else tokens
     keys_and_values = 2 * tokens * width * width
     queries_and_output = 2 * queries * width * width

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+HARD = "HardSigmoidCELoss"
+
 
 def pack_targets(labels: Tensor, micro_batch_size: int, weights: Optional[Tensor] = None) -> Tensor:
     """Labels [S] or [S, K] packed. With `weights` [S], each label's partner is its predecessor's in the micro-batch."""
@@ -30,16 +32,20 @@ def pack_targets(labels: Tensor, micro_batch_size: int, weights: Optional[Tensor
 
 
 def classification_loss(logits: Tensor, targets: Tensor, kind: str = "CELoss", label_smoothing: float = 0.0) -> Tensor:
-    """Mean loss over a micro-batch: logits [B, K], packed targets. `kind` is CELoss or SigmoidCELoss.
+    """Mean loss over a micro-batch: logits [B, K], packed targets. `kind` is CELoss, SigmoidCELoss or HardSigmoidCELoss.
 
-    SigmoidCELoss sums the binary cross entropies of a sample's K labels (as arXiv 2106.07998 trains ImageNet).
+    SigmoidCELoss sums the binary cross entropies of a sample's K labels (as arXiv 2106.07998 trains ImageNet). The hard one
+    counts both labels of a mixed image in full, whatever their shares (as DeiT III, arXiv 2204.07118).
     """
     logits = logits.float()
     if targets.dim() == 3:
-        wanted = targets[:, :, 0] * (1.0 - label_smoothing) + 0.5 * label_smoothing
+        shares = (targets[:, :, 0] > 0).float() if kind == HARD else targets[:, :, 0]
+        wanted = shares * (1.0 - label_smoothing) + 0.5 * label_smoothing
         return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1).mean()
     if targets.shape[1] == 1:
         return _loss(logits, targets[:, 0].long(), kind, label_smoothing).mean()
+    if kind == HARD:
+        return _hard_loss(logits, targets, label_smoothing)
     loss_a = _loss(logits, targets[:, 0].long(), kind, label_smoothing)
     loss_b = _loss(logits, targets[:, 1].long(), kind, label_smoothing)
     weight = targets[:, 2]
@@ -54,6 +60,15 @@ def _loss(logits: Tensor, labels: Tensor, kind: str, label_smoothing: float) -> 
     wanted = F.one_hot(labels, num_labels).to(logits.dtype)
     wanted = wanted * (1.0 - label_smoothing) + label_smoothing / num_labels
     return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1)
+
+
+def _hard_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Of mixed images, targets [B, 3]: a label counts in full if any of its image is seen."""
+    num_labels, weight = logits.shape[1], targets[:, 2:]
+    first, second = (F.one_hot(targets[:, column].long(), num_labels).float() for column in (0, 1))
+    wanted = torch.maximum(first * (weight > 0).float(), second * (weight < 1).float())
+    wanted = wanted * (1.0 - label_smoothing) + label_smoothing / num_labels
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1).mean()
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:

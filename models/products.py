@@ -57,10 +57,26 @@ class LayerNorm(nn.LayerNorm):
     """torch's layer norm, in float32 in any precision, over weights of another type, too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Of 16-bit tensors torch adds the weights' gradients up in 16 bits on CPUs: in bfloat16 most of them is lost.
-        wide = x.float() if x.dtype in HALF_TYPES and x.device.type == "cpu" else x
+        wide = _wide(x)
         weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
         return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """A trained factor for each channel of a branch (arXiv 2103.17239), [B, N, D] -> [B, N, D], of the input's type."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = _wide(x)
+        return (wide * self.gamma.to(wide.dtype)).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    # Of 16-bit tensors torch adds the weights' gradients up in 16 bits on CPUs: in bfloat16 most of them is lost.
+    return x.float() if x.dtype in HALF_TYPES and x.device.type == "cpu" else x
 
 
 class Dropout(nn.Dropout):
@@ -160,8 +176,12 @@ class _WidenedLinear(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[0]:
             of_x = (wide @ _widened(weight, x.dtype)).to(x.dtype).view(x.shape)
-        of_weight = (wide.t() @ x.float().flatten(0, -2)).to(x.dtype).to(weight.dtype)
-        return of_x, of_weight, wide.sum(0).to(x.dtype).to(weight.dtype)
+        of_weight = of_bias = None
+        if ctx.needs_input_grad[1]:
+            of_weight = (wide.t() @ x.float().flatten(0, -2)).to(x.dtype).to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            of_bias = wide.sum(0).to(x.dtype).to(weight.dtype)
+        return of_x, of_weight, of_bias
 
 
 def _widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -60,7 +60,7 @@ def unit_of(parameter: str) -> str:
     first, *rest = parameter.split(".")
     if first == "blocks":
         return f"block {rest[0]}"
-    return "embed" if first in ("patch_embed", "cls_token", "dist_token", "pos_embed") else "head"
+    return "embed" if first in ("patch_embed", "cls_token", "dist_token", "reg_token", "pos_embed") else "head"
 
 
 def merge_stages(stages: Sequence[Stage], index: int) -> Stage:

@@ -1,13 +1,13 @@
 """The Vision Transformer of "An Image is Worth 16x16 Words" (arXiv 2010.11929), written so that a stage is a view of it.
 
-Shapes: B batch, C channels, N tokens (class token, distillation token if any, patches), Q tokens that are computed, D width,
-H heads, K labels.
+Shapes: B batch, C channels, N tokens (class and distillation token and registers, if any, then patches), Q tokens that are
+computed, D width, H heads, K labels.
 Parameter names and shapes are timm's. Which device computes which units is the business of `stages.py` and the runtimes.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Sequence
+from typing import Callable, Dict, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +15,19 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.architecture import Architecture
+from models.freezing import is_trained
 from models.initialization import initialize
-from models.products import Dropout, LayerNorm, Linear, as_autocast_now, autocast, in_own_type, linear, multiplies
+from models.products import (
+    Dropout,
+    LayerNorm,
+    LayerScale,
+    Linear,
+    as_autocast_now,
+    autocast,
+    in_own_type,
+    linear,
+    multiplies,
+)
 from models.stages import Stage, plan_stages
 from seeding import derive_seed
 
@@ -170,18 +181,23 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm encoder block, [B, N, D] -> [B, N, D].
 
-    The head reads the class token alone, so the last block computes no other: `num_queries` 1 gives [B, 1, D], the same
-    numbers as the first token of the whole, and leaves out most of the block's work. (2, where the second token has a head.)
+    Where the head reads the class token alone, the last block computes no other: `num_queries` 1 gives [B, 1, D], the same
+    numbers as the first token of the whole, and leaves out most of the block's work. (2, where the second token has a head;
+    None, all, where the head reads the mean of the patches.)
     """
 
     def __init__(self, arch: Architecture, index: int) -> None:
         super().__init__()
-        self.num_queries = arch.num_head_tokens if index == arch.depth - 1 else None
+        reads_few = index == arch.depth - 1 and arch.global_pool == "token"
+        self.num_queries = arch.num_head_tokens if reads_few else None
         self.norm1 = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
         self.attn = Attention(arch)
+        self.ls1 = nn.Identity() if arch.layer_scale is None else LayerScale(arch.embed_dim)
         self.norm2 = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
         self.mlp = Mlp(arch)
-        self.drop_path = DropPath(arch.drop_path_rate * index / max(1, arch.depth - 1))
+        self.ls2 = nn.Identity() if arch.layer_scale is None else LayerScale(arch.embed_dim)
+        share = 1.0 if arch.drop_path_mode == "constant" else index / max(1, arch.depth - 1)
+        self.drop_path = DropPath(arch.drop_path_rate * share)
         self.recompute_halves = arch.recompute and index in arch.recompute_mid_layers
         self.draws_random_numbers = arch.is_random
 
@@ -193,10 +209,10 @@ class Block(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         residual = x if self.num_queries is None else x[:, : self.num_queries]
-        return residual + self.drop_path(self.attn(self.norm1(x), self.num_queries))
+        return residual + self.drop_path(self.ls1(self.attn(self.norm1(x), self.num_queries)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws_random_numbers: bool) -> Tensor:
@@ -229,19 +245,30 @@ class VisionTransformer(nn.Module):
         self.stage = stage or plan_stages([arch.depth])[0]
         if self.stage.has_embed:
             self.patch_embed = PatchEmbed(arch)
-            self.cls_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
-            if arch.distillation != "none":
-                self.dist_token = nn.Parameter(torch.empty(1, 1, arch.embed_dim))
-            self.pos_embed = nn.Parameter(torch.empty(1, arch.num_tokens, arch.embed_dim))
+            for name, count in prefix_tokens(arch).items():
+                self.register_parameter(name, nn.Parameter(torch.empty(1, count, arch.embed_dim)))
+            positions = torch.empty(1, arch.num_positions, arch.embed_dim)
+            self.pos_embed = nn.Parameter(positions, requires_grad=arch.pos_embed == "learned")
             self.pos_drop = Dropout(arch.dropout)
         self.blocks = nn.ModuleDict({str(index): Block(arch, index) for index in self.stage.blocks})
         if self.stage.has_head:
-            self.norm = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+            norm = LayerNorm(arch.embed_dim, eps=arch.layer_norm_eps)
+            self.norm: nn.Module = nn.Identity() if arch.fc_norm else norm
+            self.fc_norm: nn.Module = norm if arch.fc_norm else nn.Identity()
             self.pre_logits = PreLogits(arch) if arch.representation_size else nn.Identity()
             self.head = Linear(arch.head_input_dim, arch.num_labels) if arch.num_labels else nn.Identity()
             if arch.distillation == "heads":
                 self.head_dist = Linear(arch.head_input_dim, arch.num_labels) if arch.num_labels else nn.Identity()
         self.dropout_key: tuple[int, ...] = ()
+
+    def train(self, mode: bool = True) -> VisionTransformer:
+        """As torch's; units that are not trained stay as in evaluation: features without dropout and stochastic depth."""
+        super().train(mode)
+        for block in self.blocks.values():
+            block.train(mode and is_trained(block))
+        if self.stage.has_embed:
+            self.pos_drop.train(mode and is_trained(self.patch_embed))
+        return self
 
     def forward(self, x: Tensor, mix: Optional[Tensor] = None) -> Tensor:
         if self.stage.has_embed:
@@ -249,7 +276,7 @@ class VisionTransformer(nn.Module):
             x = self.embed(x, mix)
         for index, block in self.blocks.items():
             self._seed_dropout(f"block {index}")
-            recomputes = self.training and self.arch.recompute and not block.recompute_halves
+            recomputes = block.training and self.arch.recompute and not block.recompute_halves
             x = _recomputed(block, x, self.arch.is_random) if recomputes else block(x)
         return self.classify(x) if self.stage.has_head else x
 
@@ -258,10 +285,12 @@ class VisionTransformer(nn.Module):
         images = normalize_pixels(images, self.arch.pixel_mean, self.arch.pixel_std)
         if mix is not None:
             images = mix_images(images, mix)
-        patches = self.patch_embed(images.to(self.cls_token.dtype))
-        prefix = [self.cls_token] if self.arch.distillation == "none" else [self.cls_token, self.dist_token]
-        tokens = torch.cat([*(self._repeated(token, patches) for token in prefix), patches], dim=1)
-        return self.pos_drop(tokens + self.pos_embed)
+        patches = self.patch_embed(images.to(self.pos_embed.dtype))
+        prefix = [self._repeated(self.get_parameter(name), patches) for name in prefix_tokens(self.arch)]
+        if self.arch.num_prefix_positions:
+            return self.pos_drop(torch.cat([*prefix, patches], dim=1) + self.pos_embed)
+        tokens = patches + self.pos_embed
+        return self.pos_drop(torch.cat([*(token.to(tokens.dtype) for token in prefix), tokens], dim=1))
 
     @staticmethod
     def _repeated(token: Tensor, patches: Tensor) -> Tensor:
@@ -270,6 +299,9 @@ class VisionTransformer(nn.Module):
     def classify(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N or Q, D] -> logits [B, K], in float32 whatever the precision of the blocks."""
         with autocast(tokens.device, None):
+            if self.arch.global_pool == "avg":
+                patches = tokens[:, self.arch.num_prefix_tokens :].float()
+                return self.head(self.pre_logits(self.fc_norm(self.norm(patches).mean(dim=1))))
             logits = self.head(self.pre_logits(self.norm(tokens[:, 0].float())))
             if self.arch.distillation != "heads":
                 return logits
@@ -279,6 +311,16 @@ class VisionTransformer(nn.Module):
         """Makes dropout a function of (`dropout_key`, unit), so that it is the same in every split of the model."""
         if self.training and self.arch.is_random and self.dropout_key:
             torch.manual_seed(derive_seed("dropout", *self.dropout_key, unit))
+
+
+def prefix_tokens(arch: Architecture) -> Dict[str, int]:
+    """Parameters of the tokens before the patches, in order, and how many tokens each is."""
+    counts = {
+        "cls_token": int(arch.class_token),
+        "dist_token": int(arch.distillation != "none"),
+        "reg_token": arch.num_register_tokens,
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def build_model(arch: Architecture, seed: int, stage: Optional[Stage] = None) -> VisionTransformer:

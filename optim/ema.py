@@ -18,25 +18,31 @@ class WeightAverage:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters, self._decay = parameters, decay
-        self.values: Dict[str, Tensor] = {}
+        self._averages: Dict[str, Tensor] = {}
         self.restart()
+
+    @property
+    def values(self) -> Dict[str, Tensor]:
+        """Of all parameters: weights that are not trained are their own average, and need no second copy."""
+        return {name: self._averages.get(name, value.detach()) for name, value in self._parameters.items()}
 
     @torch.no_grad()
     def restart(self) -> None:
         """Begins with the weights as they are."""
-        self.values = {name: value.detach().float().clone() for name, value in self._parameters.items()}
+        trained = {name: value for name, value in self._parameters.items() if value.requires_grad}
+        self._averages = {name: value.detach().float().clone() for name, value in trained.items()}
 
     @torch.no_grad()
     def update(self, weight_update: int) -> None:
         """Takes the weights in, after weight update number `weight_update` (from 0)."""
         decay = min(self._decay, (1 + weight_update) / (10 + weight_update))
-        for name, average in self.values.items():  # one by one: 16-bit weights are widened for it
+        for name, average in self._averages.items():  # one by one: 16-bit weights are widened for it
             average.lerp_(self._parameters[name].detach().float(), 1.0 - decay)
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
         """Goes on from those averages that `values` names."""
-        for name, average in self.values.items():
+        for name, average in self._averages.items():
             if name in values:
                 average.copy_(values[name])
 
@@ -44,8 +50,8 @@ class WeightAverage:
     def in_place(self) -> Iterator[None]:
         """Puts the average in the weights' place, for evaluation."""
         with torch.no_grad():
-            own = {name: value.detach().clone() for name, value in self._parameters.items()}
-            for name, average in self.values.items():
+            own = {name: self._parameters[name].detach().clone() for name in self._averages}
+            for name, average in self._averages.items():
                 self._parameters[name].copy_(average)
         try:
             yield

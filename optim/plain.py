@@ -23,7 +23,7 @@ class PlainOptimizer:
 
     def step(self, gradients: Dict[str, Tensor], factor: float, learning_rate: float) -> None:
         """One update from `factor` times the gradients, by parameter name; these are used up."""
-        if factor != 1.0:
+        if factor != 1.0 and gradients:
             torch._foreach_mul_(list(gradients.values()), factor)
         for name, parameter in self._parameters.items():
             parameter.grad = gradients.pop(name, None)

@@ -10,14 +10,16 @@ autograd saves on a CPU in float32:
     before the MLP     Q D t + 8 Q
     MLP                Q D c + 2 Q M c                 its input, and what is before and after GELU
     dropout            a mask for each number dropped
+    layer scale        2 Q D c                         what the factors multiply
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Collection
 
 from models.architecture import Architecture
+from models.freezing import frozen_units
 from models.stages import Stage
 
 if TYPE_CHECKING:
@@ -50,12 +52,21 @@ def unit_bytes(arch: Architecture, kept: Kept, unit: str) -> int:
     if unit == "embed":
         dropped = arch.num_tokens * arch.embed_dim * kept.mask if arch.dropout else 0
         return arch.num_patches * arch.patch_values * kept.product + dropped
-    if unit == "head":  # in float32: tokens, norm, representation, log-probabilities; and the label
-        heads, width = arch.num_head_tokens, arch.embed_dim
-        return heads * (8 * width + 8 + 4 * (arch.representation_size or 0)) + 4 * arch.num_labels + 8
+    if unit == "head":
+        return _head_bytes(arch)
     return (
         before_block(arch, kept) + attention_bytes(arch, kept, unit) + between(arch, kept, unit) + mlp(arch, kept, unit)
     )
+
+
+def _head_bytes(arch: Architecture) -> int:
+    """In float32: tokens, norm, representation, log-probabilities; and the label."""
+    width, read = arch.embed_dim, 8 * arch.embed_dim + 8
+    if (
+        arch.global_pool == "avg" and not arch.fc_norm
+    ):  # the norm goes over all patches, what comes after it over their mean
+        read = arch.num_patches * (4 * width + 8) + 4 * width
+    return arch.num_classifiers * (read + 4 * (arch.representation_size or 0)) + 4 * arch.num_labels + 8
 
 
 def before_block(arch: Architecture, kept: Kept) -> int:
@@ -76,13 +87,17 @@ def attention_bytes(arch: Architecture, kept: Kept, unit: str) -> int:
     total += weights * (kept.weight_of_attention if kept.keeps_attention else 4)
     if arch.attention_dropout and kept.keeps_attention:
         total += weights * (kept.mask + kept.product)
-    return total + (queries * width * kept.mask if arch.dropout else 0)
+    return total + (queries * width * kept.mask if arch.dropout else 0) + _scaled(arch, kept, queries)
 
 
 def mlp(arch: Architecture, kept: Kept, unit: str) -> int:
     queries, width, hidden = queries_of(arch, unit), arch.embed_dim, arch.mlp_dim
     masks = queries * (hidden + width) * kept.mask if arch.dropout else 0
-    return 8 * queries + queries * (width + 2 * hidden) * kept.product + masks
+    return 8 * queries + queries * (width + 2 * hidden) * kept.product + masks + _scaled(arch, kept, queries)
+
+
+def _scaled(arch: Architecture, kept: Kept, queries: int) -> int:
+    return 0 if arch.layer_scale is None else queries * arch.embed_dim * kept.product
 
 
 def queries_of(arch: Architecture, unit: str) -> int:
@@ -90,10 +105,10 @@ def queries_of(arch: Architecture, unit: str) -> int:
     return arch.num_head_tokens if unit == f"block {arch.depth - 1}" else arch.num_tokens
 
 
-def waiting_bytes(arch: Architecture, kept: Kept, stage: Stage) -> int:
-    """What a stage keeps of one image from its forward to its backward pass."""
+def waiting_bytes(arch: Architecture, kept: Kept, stage: Stage, frozen: Collection[str] = ()) -> int:
+    """What a stage keeps of one image from its forward to its backward pass; the units `frozen` have none."""
     total = 0 if stage.has_head else boundary_bytes(arch, kept, stage)  # its output, which gradients come back for
-    for unit in stage.units:
+    for unit in (unit for unit in stage.units if unit not in frozen):
         if arch.recompute and unit.startswith("block"):
             total += before_block(arch, kept)
             if int(unit[len("block ") :]) in arch.recompute_mid_layers:
@@ -107,8 +122,9 @@ def weight_copies(arch: Architecture, config: Config, kind: str, stage: Stage) -
     """16-bit copies of float32 matrices that autocast makes on a GPU for each micro-batch, and that its backward pass needs."""
     if kind != "gpu" or config.precision not in ("16.32", "bf16.32") or arch.recompute:
         return 0
-    blocks = len(stage.blocks) * (4 * arch.embed_dim**2 + 2 * arch.embed_dim * arch.mlp_dim)
-    return 2 * (blocks + (arch.patch_values * arch.embed_dim if stage.has_embed else 0))
+    trained = set(stage.units).difference(frozen_units(config))
+    blocks = len(trained.difference(("embed", "head"))) * (4 * arch.embed_dim**2 + 2 * arch.embed_dim * arch.mlp_dim)
+    return 2 * (blocks + (arch.patch_values * arch.embed_dim if "embed" in trained else 0))
 
 
 def working_bytes(arch: Architecture, kept: Kept, stage: Stage) -> int:

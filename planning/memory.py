@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Dict, Mapping
 
+from models.freezing import is_frozen
 from planning.parameters import is_block_matrix
 
 if TYPE_CHECKING:
@@ -56,21 +57,25 @@ def number_sizes(config: Config) -> NumberSizes:
 
 
 def weight_memory(config: Config, sizes: Mapping[str, int], shards: int, on_ipu: bool) -> WeightMemory:
-    """For the parameters `sizes` of one device; the optimiser's state is shared by `shards` replicas: the fullest counts."""
+    """For the parameters `sizes` of one device; the optimiser's state is shared by `shards` replicas: the fullest counts.
+
+    What is not trained has weights alone.
+    """
     number = number_sizes(config)
     count = sum(sizes.values())
     if not config.trains:
         return WeightMemory(count * number.weight, 0, 0)
-    state = {name: state_bytes(config, number, name, size) for name, size in sizes.items()}
+    trained = {name: size for name, size in sizes.items() if not is_frozen(name, config)}
+    state = {name: state_bytes(config, number, name, size) for name, size in trained.items()}
     shards = shards if config.enable_rts and not config.combines_accumulators else 1
-    kept = _fullest_share(state, sizes, shards, on_ipu)
+    kept = _fullest_share(state, trained, shards, on_ipu)
     is_offchip = on_ipu and config.optimizer_state_offchip
     return WeightMemory(
         weights=count * number.weight,
-        gradients=count * number.gradient,  # with combined accumulators, also the velocity
+        gradients=sum(trained.values()) * number.gradient,  # with combined accumulators, also the velocity
         state=0 if is_offchip else kept,
         offchip=kept if is_offchip else 0,
-        average=count * 4 if config.ema_decay and not on_ipu else 0,
+        average=sum(trained.values()) * 4 if config.ema_decay and not on_ipu else 0,
     )
 
 

@@ -30,10 +30,14 @@ def is_block_matrix(name: str) -> bool:
 
 def _embed(arch: Architecture) -> Dict[str, int]:
     width = arch.embed_dim
-    tokens = {"cls_token": width} if arch.distillation == "none" else {"cls_token": width, "dist_token": width}
+    counts = {
+        "cls_token": int(arch.class_token),
+        "dist_token": int(arch.distillation != "none"),
+        "reg_token": arch.num_register_tokens,
+        "pos_embed": arch.num_positions,
+    }
     return {
-        **tokens,
-        "pos_embed": arch.num_tokens * width,
+        **{name: count * width for name, count in counts.items() if count},
         "patch_embed.proj.weight": arch.patch_values * width,
         "patch_embed.proj.bias": width,
     }
@@ -41,7 +45,9 @@ def _embed(arch: Architecture) -> Dict[str, int]:
 
 def _block(arch: Architecture) -> Dict[str, int]:
     width, hidden = arch.embed_dim, arch.mlp_dim
+    scales = {} if arch.layer_scale is None else {"ls1.gamma": width, "ls2.gamma": width}
     return {
+        **scales,
         "norm1.weight": width,
         "norm1.bias": width,
         "attn.qkv.weight": 3 * width * width,
@@ -58,11 +64,12 @@ def _block(arch: Architecture) -> Dict[str, int]:
 
 
 def _head(arch: Architecture) -> Dict[str, int]:
-    sizes = {"norm.weight": arch.embed_dim, "norm.bias": arch.embed_dim}
+    norm = "fc_norm" if arch.fc_norm else "norm"
+    sizes = {f"{norm}.weight": arch.embed_dim, f"{norm}.bias": arch.embed_dim}
     if arch.representation_size:
         sizes["pre_logits.fc.weight"] = arch.embed_dim * arch.representation_size
         sizes["pre_logits.fc.bias"] = arch.representation_size
-    for head in ("head", "head_dist")[: arch.num_head_tokens]:
+    for head in ("head", "head_dist")[: arch.num_classifiers]:
         sizes[f"{head}.weight"] = arch.head_input_dim * arch.num_labels
         sizes[f"{head}.bias"] = arch.num_labels
     return sizes

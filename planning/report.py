@@ -164,6 +164,8 @@ def _traffic(plan: Plan) -> str:
     if traffic.boundaries:
         amounts = ", ".join(size_text(amount) for amount in traffic.boundaries)
         back = ", as much back" if config.trains else ""
+        if config.trains and traffic.returned != traffic.boundaries:
+            back = f", {', '.join(size_text(amount) for amount in traffic.returned)} back"
         lines.append(
             f"between stages, a micro-batch: {amounts} forward{back}; {per} of a replica: {size_text(traffic.per_update)}"
         )

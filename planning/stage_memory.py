@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from models.architecture import architecture_of
+from models.freezing import frozen_units
 from planning.activations import forward_bytes, kept_on, stash_depth, waiting_bytes, weight_copies, working_bytes
 from planning.layout import Layout
 from planning.memory import WeightMemory, weight_memory
@@ -38,21 +39,28 @@ def stage_memories(config: Config, layout: Layout) -> List[StageMemory]:
     """Of each process of a replica group, in order."""
     arch, placement = architecture_of(config), layout.placement
     kept = kept_on(layout.machine.device.kind, config, arch)
+    frozen = frozen_units(config)
     shards = placement.replica_groups if is_sharded(config, layout) else 1
     batch = config.micro_batch_size
     if not config.trains and placement.runtime == "single":
         batch = max(batch, EVAL_BATCH_SIZE)
     kind = layout.machine.device.kind
     waiting = [
-        batch * waiting_bytes(arch, kept, part) + weight_copies(arch, config, kind, part) if config.trains else 0
+        batch * waiting_bytes(arch, kept, part, frozen) + weight_copies(arch, config, kind, part)
+        if config.trains
+        else 0
         for part in placement.parts
     ]
     memories = []
     for rank, (in_flight, held) in enumerate(_in_flight(config, layout, waiting)):
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
         units = [unit for part in parts for unit in part.units]
-        size = working_bytes if config.trains else forward_bytes
-        working = batch * max(size(arch, kept, part) for part in parts)
+        working = batch * max(
+            working_bytes(arch, kept, part)
+            if config.trains and not set(part.units) <= set(frozen)
+            else forward_bytes(arch, kept, part)
+            for part in parts
+        )
         weights = weight_memory(config, parameter_sizes(arch, units), shards, layout.on_ipu)
         memories.append(StageMemory(weights, in_flight, held, working))
     return memories

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Collection, List, Optional, Sequence, Tuple
 
 from models.architecture import Architecture, architecture_of, count_forward_flops
+from models.freezing import frozen_units
 from models.stages import Stage
 from planning.activations import input_bytes, kept_on
 from planning.layout import Layout
@@ -50,14 +51,18 @@ class Prediction:
         return makespan(self.events) + self.update
 
 
-def work_of(arch: Architecture, stage: Stage, trains: bool) -> Work:
-    """Backward is twice forward, once for the embedding (pixels need no gradient); recomputed blocks cost forward once more."""
+def work_of(arch: Architecture, stage: Stage, trains: bool, frozen: Collection[str] = ()) -> Work:
+    """Backward is twice forward, once for the embedding (pixels need no gradient); recomputed blocks cost forward once more.
+
+    The units `frozen` have no backward pass.
+    """
     forward = backward = 0
     for unit in stage.units:
         flops = count_forward_flops(arch, unit)
         again = arch.recompute and unit.startswith("block")
         forward += flops
-        backward += flops * ((1 if unit == "embed" else 2) + again)
+        if unit not in frozen:
+            backward += flops * ((1 if unit == "embed" else 2) + again)
     return Work(forward, backward if trains else 0)
 
 
@@ -66,14 +71,16 @@ def seconds_of(config: Config, layout: Layout, part: Stage) -> Tuple[float, floa
 
     Where the rate is not known it is taken for 1 TFLOP/s: ratios hold all the same.
     """
-    arch = architecture_of(config)
-    work, rate = work_of(arch, part, config.trains), rate_of(config, layout) or TERA
+    arch, frozen = architecture_of(config), frozen_units(config)
+    work, rate = work_of(arch, part, config.trains, frozen), rate_of(config, layout) or TERA
     way = 0.0
     if not part.has_embed:
         kept = kept_on(layout.machine.device.kind, config, arch)
         way = _seconds(config.micro_batch_size * input_bytes(arch, kept, part), _link(layout, between_replicas=False))
     forward = config.micro_batch_size * work.forward / rate + way
-    return forward, config.micro_batch_size * work.backward / rate + way if config.trains else 0.0
+    units_before = 0 if part.has_embed else 1 + (part.blocks[0] if part.blocks else arch.depth)
+    way_back = way if config.trains and units_before > len(frozen) else 0.0
+    return forward, config.micro_batch_size * work.backward / rate + way_back
 
 
 def predict(config: Config, layout: Layout) -> Prediction:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, List
 
 from models.architecture import architecture_of
+from models.freezing import frozen_units, is_frozen
 from planning.activations import Kept, boundary_bytes, kept_on
 from planning.layout import Layout
 from planning.memory import number_sizes
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class Traffic:
     """Bytes, each way of a link counted by itself."""
 
-    boundaries: List[int]  # tokens of a micro-batch from each part to the next; as many come back as gradients
+    boundaries: List[int]  # tokens of a micro-batch from each part to the next
+    returned: List[int]  # gradients of them: as much, but nothing to parts that have nothing to train up to there
     per_update: int  # between the stages of one replica group, forward and back
     reduction: List[int]  # gradients that each process sends to its replicas in an update
     sharing: List[int]  # weights that it sends them after it, with sharded optimiser state
@@ -30,14 +32,18 @@ def traffic_of(config: Config, layout: Layout) -> Traffic:
     kept: Kept = kept_on(layout.machine.device.kind, config, arch)
     boundaries = [config.micro_batch_size * boundary_bytes(arch, kept, part) for part in placement.parts[:-1]]
     micro_batches = config.gradient_accumulation * placement.folded_replicas
-    both_ways = 2 if config.trains else 1
+    frozen = frozen_units(config)
+    returned = [
+        0 if not config.trains or set(part.units) <= set(frozen) else boundary
+        for part, boundary in zip(placement.parts, boundaries)
+    ]
     reduction, sharing = [], []
     for rank in range(placement.pipeline_size):
         units = [unit for index in placement.parts_of(rank) for unit in placement.parts[index].units]
-        count = sum(parameter_sizes(arch, units).values())
+        count = sum(size for name, size in parameter_sizes(arch, units).items() if not is_frozen(name, config))
         reduction.append(_reduction(config, layout, count))
         sharing.append(_sharing(config, layout, count))
-    return Traffic(boundaries, both_ways * micro_batches * sum(boundaries), reduction, sharing)
+    return Traffic(boundaries, returned, micro_batches * (sum(boundaries) + sum(returned)), reduction, sharing)
 
 
 def _reduction(config: Config, layout: Layout, count: int) -> int:

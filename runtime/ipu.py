@@ -86,7 +86,8 @@ class IpuRuntime:
             assert config.learning_rate is not None, "checked where the config is read"
             # No schedule reaches this rate, so that the first step's is another one and gets uploaded: what a checkpoint puts
             # back on compiling includes the rate of the step before it.
-            self._optimizer = build_ipu_optimizer(config, self._parameters, 2 * config.learning_rate)
+            trained = {name: value for name, value in self._parameters.items() if value.requires_grad}
+            self._optimizer = build_ipu_optimizer(config, trained, 2 * config.learning_rate)
 
     # Compiling.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.architecture import architecture_of
+from models.freezing import freeze
 from models.losses import classification_loss, count_correct
 from models.products import computing
 from models.stages import Stage, plan_stages
@@ -54,7 +55,7 @@ def build_ipu_vit(config: Config) -> VisionTransformer:
     """The whole model on the host, each stage of the plan begun on its IPU, tensors marked that are kept."""
     # PopTorch has no fused attention, and recomputes by rules of its own instead of torch's.
     arch = replace(architecture_of(config), fused_attention=False, recompute=False)
-    vit = build_model(arch, config.random_seed).to(precision_of(config).weights)
+    vit = freeze(build_model(arch, config.random_seed), config).to(precision_of(config).weights)
     for stage in plan_stages(config.stage_layers):
         poptorch.BeginBlock(first_module(vit, stage), user_id=f"stage {stage.index}", ipu_id=stage.index)
     if config.recompute_checkpoint_every_layer:
@@ -66,7 +67,9 @@ def first_module(vit: VisionTransformer, stage: Stage) -> nn.Module:
     """The module that a stage's computation begins with. What comes before the first stage's runs on its IPU, too."""
     if stage.has_embed:
         return vit.patch_embed
-    return vit.blocks[str(stage.blocks[0])] if stage.blocks else vit.norm
+    if stage.blocks:
+        return vit.blocks[str(stage.blocks[0])]
+    return vit.fc_norm if vit.arch.fc_norm else vit.norm  # the mean before it is taken where the blocks end
 
 
 def _keep_layers(vit: VisionTransformer, mid_layers: Tuple[int, ...]) -> None:

@@ -18,6 +18,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from batch import DataShare, HostBatch
 from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
+from models.freezing import freeze, is_trained
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import VisionTransformer, build_model
 from runtime.base import StepResult, Trace
@@ -118,9 +119,13 @@ class PipelineRuntime:
             self.notes.append("enable_rts: all replicas run on one group of processes, so there is no state to share")
         arch = architecture_of(config)
         self.models = {
-            part.index: build_model(arch, config.random_seed, part).to(self.device, self.precision.weights)
+            part.index: freeze(build_model(arch, config.random_seed, part), config).to(
+                self.device, self.precision.weights
+            )
             for part in parts
         }
+        trained = self._peers.gather([part for part, model in self.models.items() if is_trained(model)])
+        self._first_trained = min((part for parts in trained for part in parts), default=self.num_parts)
         self._stages = self._build_stages(arch, config.micro_batch_size)
         self._schedule = self._build_schedule(self._stages, self.micro_batches, self._loss) if config.trains else None
         self._build_evaluation(arch)
@@ -154,10 +159,19 @@ class PipelineRuntime:
                 index,
                 self.num_parts,
                 self.device,
+                # Gradients go back as far as something is trained, and no further.
                 input_args=_example_input(
-                    arch, model, batch_size, self.device, self.precision, _mix_columns(self.config), trains=True
+                    arch,
+                    model,
+                    batch_size,
+                    self.device,
+                    self.precision,
+                    _mix_columns(self.config),
+                    trains=index > self._first_trained,
                 ),
-                output_args=_example_output(arch, model, batch_size, self.device, self.precision, trains=True),
+                output_args=_example_output(
+                    arch, model, batch_size, self.device, self.precision, trains=index >= self._first_trained
+                ),
                 group=self._pipeline_group,
             )
             for module, (index, model) in zip(self._modules, self.models.items())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from batch import DataShare, HostBatch
 from models.architecture import architecture_of
+from models.freezing import freeze
 from models.losses import classification_loss, count_correct, pack_targets
 from models.vit import build_model
 from runtime.base import StepResult, Trace
@@ -45,7 +46,8 @@ class SingleRuntime:
         self.eval_batch_size = max(config.micro_batch_size, EVAL_BATCH_SIZE)
         self.notes = [note for note in (placement.folding(), *precision_notes(config, self.device)) if note]
         self.precision = precision_of(config)
-        self.model = build_model(architecture_of(config), config.random_seed).to(self.device, self.precision.weights)
+        self.model = freeze(build_model(architecture_of(config), config.random_seed), config)
+        self.model.to(self.device, self.precision.weights)
         compile_blocks(self.model, config, self.device)
         self.update = WeightUpdate(config, [self.model])
         self._tracer = Tracer(self.device)

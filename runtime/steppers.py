@@ -87,7 +87,7 @@ def _combined_sgd(
 ) -> CombinedSGD:
     return CombinedSGD(
         parameters,
-        weight_decay={name: weight_decay_of(parameter, config) for name, parameter in parameters.items()},
+        weight_decay={name: weight_decay_of(name, parameter, config) for name, parameter in parameters.items()},
         lr_scale={name: learning_rate_scale(name, config) for name in parameters},
         momentum=config.momentum,
         loss_scale=config.loss_scaling,

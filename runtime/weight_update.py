@@ -26,16 +26,18 @@ SMALLEST_SCALE = 2.0**-14  # below, what has overflowed is no matter of the scal
 
 
 class WeightUpdate:
-    """Turns the gradients of some named parameters into optimiser steps.
+    """Turns the gradients of some named parameters into optimiser steps. Those that require none keep their weights, to the bit.
 
     Call `begin` before the micro-batches of a weight update, multiply each micro-batch's mean loss by `seed` before its backward
     pass, `collect` after it, and `apply` in the end.
     """
 
     def __init__(self, config: Config, models: Sequence[nn.Module], peers: Optional[Peers] = None) -> None:
-        """For the parameters of the whole model, or of all stages that this process holds."""
+        """For the parameters of the whole model, or of all stages that this process holds. None may be trained."""
         self.config, self._peers = config, peers or Peers()
         self.parameters = {name: value for model in models for name, value in model.named_parameters()}
+        self.trained = {name: value for name, value in self.parameters.items() if value.requires_grad}
+        self._device = next(iter(self.parameters.values())).device
         self.loss_scale = LossScale(
             base=config.loss_scaling,
             automatic=config.auto_loss_scaling,
@@ -59,16 +61,16 @@ class WeightUpdate:
     def _build(self, models: Sequence[nn.Module]) -> None:
         config, precision, groups = self.config, precision_of(self.config), self._peers.num_replica_groups
         self._rounding = Rounding(config.stochastic_rounding, config.random_seed)
-        self._accumulation = accumulation_of(config, precision, self.parameters, self._peers, self._rounding)
+        self._accumulation = accumulation_of(config, precision, self.trained, self._peers, self._rounding)
         self._catcher: Optional[GradientCatcher] = None
         if self._accumulation.fold is not None:
-            self._catcher = GradientCatcher(self.parameters, self._fold)
+            self._catcher = GradientCatcher(self.trained, self._fold)
         if config.auto_loss_scaling:
-            self._counter = GradientCounter(self.loss_scale.edge, next(iter(self.parameters.values())).device)
+            self._counter = GradientCounter(self.loss_scale.edge, self._device)
             self._counter.watch_outputs(module for model in models for module in model.modules())
         is_sharded = config.enable_rts and groups > 1 and not config.combines_accumulators
-        self._owners = split_over_replicas(self.parameters, groups) if is_sharded else None
-        own = self.parameters
+        self._owners = split_over_replicas(self.trained, groups) if is_sharded else None
+        own = self.trained
         if self._owners is not None:
             own = {name: p for name, p in own.items() if self._owners[name] == self._peers.replica_group}
         self._stepper = stepper_of(config, precision, own, self._accumulation, self._rounding)
@@ -102,7 +104,7 @@ class WeightUpdate:
         """One update from the gradients, which are used up. What is not finite is left out and counted in `skipped`."""
         taken = self._accumulation.take()
         # In the same order in all replicas, whichever gradient came first.
-        gradients = {name: taken[name] for name in self.parameters if name in taken}
+        gradients = {name: taken[name] for name in self.trained if name in taken}
         reduce_over_replicas(gradients, self._peers, self._rounding, self._accumulation.replica_divisor)
         self.used_scale = self.loss_scale.scale
         factor = 1.0 / (self.used_scale * self._accumulation.total_divisor)
@@ -117,14 +119,16 @@ class WeightUpdate:
             return
         self._stepper.step(gradients, factor * self._clipping(norm), learning_rate)
         if self._owners is not None:
-            share_weights(self.parameters, self._owners, self._peers)
+            share_weights(self.trained, self._owners, self._peers)
         if self.average is not None:
             self.average.update(self.number)
 
     def _norm(self, gradients: Mapping[str, Tensor]) -> float:
         """Global L2 norm of the reduced gradient, as it is scaled. Synchronises with the device."""
         tensors = list(gradients.values())
-        if all(tensor.dtype == torch.float32 for tensor in tensors):
+        if not tensors:  # of a stage in which nothing is trained
+            norms = [torch.zeros((), device=self._device)]
+        elif all(tensor.dtype == torch.float32 for tensor in tensors):
             norms = list(torch._foreach_norm(tensors))
         else:  # a norm may be too large for the type of its numbers
             norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]

@@ -95,7 +95,10 @@ MAY_IMPORT = {
     "ipu_plan": ((), "what PopTorch would refuse, without PopTorch"),
     "inspection_text": (("dataset", "reporting.tables"), "prints what verify.py finds"),
     "planning": (
-        ("models.architecture", "models.stages", "placement", "ipu_plan", "machine", "reporting.tables"),
+        (
+            *("models.architecture", "models.freezing", "models.stages"),
+            *("placement", "ipu_plan", "machine", "reporting.tables"),
+        ),
         "plans for machines that are not here: arithmetic alone, no torch, plan.py's part; a report's timeline has its formulas",
     ),
     "allocation": (("models", "placement", "reporting.tables"), "prints the plan"),

@@ -15,6 +15,10 @@ ARCHITECTURE_FIELDS = (
     *("image_size", "patch_size", "num_channels", "pixel_mean", "pixel_std", "embed_dim", "depth", "num_heads"),
     *("mlp_dim", "num_labels", "representation_size", "distillation", "layer_norm_eps"),
 )
+# The same; cards of the time before these were there leave them out, for their defaults.
+NEWER_FIELDS = (
+    *("global_pool", "fc_norm", "class_token", "num_register_tokens", "pos_embed", "prefix_positions", "layer_scale"),
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class ModelCard:
         """A dictionary that `from_json` takes back."""
         details = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "arch"}
         sizes = asdict(self.arch)
-        return {**{name: sizes[name] for name in ARCHITECTURE_FIELDS}, **details}
+        return {**{name: sizes[name] for name in (*ARCHITECTURE_FIELDS, *NEWER_FIELDS)}, **details}
 
     @classmethod
     def from_json(cls, details: Mapping[str, Any]) -> ModelCard:
@@ -40,10 +44,17 @@ class ModelCard:
         values: Dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in details.items()
         }
-        arch = Architecture(**{name: values[name] for name in ARCHITECTURE_FIELDS})
+        sizes = {name: values[name] for name in ARCHITECTURE_FIELDS}
+        arch = Architecture(**sizes, **{name: values[name] for name in NEWER_FIELDS if name in values})
         return cls(arch, **{field.name: values[field.name] for field in fields(cls) if field.name != "arch"})
 
 
 def card_of(config: Config, class_names: Tuple[str, ...] = (), multi_label: bool = False) -> ModelCard:
     """The card of the model that a config trains, on data with these classes."""
-    return ModelCard(architecture_of(config), config.eval_crop, multi_label=multi_label, class_names=class_names)
+    return ModelCard(
+        architecture_of(config),
+        config.eval_crop,
+        interpolation=config.interpolation,
+        multi_label=multi_label,
+        class_names=class_names,
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, List, Mapping
 
 from torch import Tensor
 
@@ -14,15 +15,18 @@ from weights.hugging_face_names import foreign_names, split_up
 from weights.hugging_face_pictures import FILE, preparation_json
 from weights.json_file import write_json
 from weights.pickled import write_bin
+from weights.plain import plain_form
 from weights.tensor_files import write_part
 
 
-def write_hugging_face(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor], as_bin: bool = False) -> None:
-    """`as_bin`: weights as `pytorch_model.bin`, as the public PopTorch app has them.
+def write_hugging_face(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor], as_bin: bool = False) -> List[str]:
+    """Gives notes on what is not the same there. `as_bin`: weights as `pytorch_model.bin`, as the public PopTorch app has them.
 
     Raises UserError for a model that transformers has no class for.
     """
     _check(card.arch)
+    arch, tensors, notes = plain_form("Hugging Face's ViT", card.arch, tensors)
+    card = replace(card, arch=arch)
     encoder = "" if not card.arch.num_labels else "vit." if card.arch.distillation == "none" else "deit."
     theirs = split_up(tensors, foreign_names(card.arch, encoder))
     write_json(folder / "config.json", _config(card, tensors))
@@ -31,6 +35,7 @@ def write_hugging_face(folder: Path, card: ModelCard, tensors: Mapping[str, Tens
         write_bin(folder / "pytorch_model.bin", theirs)
     else:
         write_part(folder / "model.safetensors", theirs)
+    return notes
 
 
 def _check(arch: Architecture) -> None:

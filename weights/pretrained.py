@@ -10,6 +10,7 @@ from torch import Tensor
 
 from errors import UserError, nearest
 from models.architecture import Architecture, architecture_of
+from models.initialization import sincos_positions
 from weights.opening import open_model
 from weights.resize import resize_positions
 from weights.saved_model import NamedTensors, SavedModel
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from config import Config
     from runtime.base import Runtime
 
+ROUNDING = 2**-7  # of a number up to 1 that was stored in 16 bits
 HEADS = ("head.", "head_dist.")
+TOKEN_KEYS = ("class_token", "num_register_tokens", "prefix_positions")  # which shapes show
 
 
 def open_pretrained(config: Config) -> SavedModel:
@@ -44,9 +47,19 @@ def _check_unseen(saved: SavedModel, config: Config) -> None:
     pairs: Dict[str, Tuple[Any, Any, Any]] = {
         "patches_size": (theirs.patch_size, ours.patch_size, config.patches_size),
         "distillation": (theirs.distillation, ours.distillation, config.distillation),
+        **{key: (getattr(theirs, key), getattr(ours, key), getattr(config, key)) for key in TOKEN_KEYS},
     }
+    if (theirs.layer_scale is None) != (ours.layer_scale is None):
+        pairs["layer_scale"] = (theirs.layer_scale, ours.layer_scale, config.layer_scale)
+    if theirs.num_prefix_tokens == 0 == ours.num_prefix_tokens:  # nothing to have or not to have one
+        del pairs["prefix_positions"]
+    if _says_all(saved):
+        pairs["fc_norm"] = (theirs.fc_norm, ours.fc_norm, config.fc_norm)
+        pairs["global_pool"] = (theirs.global_pool, ours.global_pool, config.global_pool)
     if _says_all(saved) and theirs.embed_dim == ours.embed_dim:
         pairs["num_attention_heads"] = (theirs.num_heads, ours.num_heads, config.num_attention_heads)
+    if config.trains and not (theirs.fc_norm or ours.fc_norm):  # a head can learn to read otherwise
+        pairs.pop("global_pool", None)
     for key, (there, here, shown) in pairs.items():
         if there != here:
             value = there[0] if isinstance(there, tuple) and there[0] == there[1] else there
@@ -64,6 +77,8 @@ def follow_checkpoint(saved: SavedModel, config: Config) -> Tuple[Config, List[s
     if not _says_all(saved):
         return config, []
     notes = []
+    if saved.card.arch.global_pool != config.global_pool:
+        notes.append(f"global_pool = {config.global_pool}, the checkpoint's head read by {saved.card.arch.global_pool}")
     eps = saved.card.arch.layer_norm_eps
     if eps != config.layer_norm_eps and "layer_norm_eps" in config.flags:
         notes.append(
@@ -114,7 +129,9 @@ def load_pretrained(saved: SavedModel, config: Config, runtime: Runtime) -> List
             f"pretrained_checkpoint = {saved.source} has no head for num_labels = {config.num_labels} classes to validate with.\n"
             "       Set num_labels and representation_size as in the checkpoint, or train a head with finetune.py."
         )
-    names = [name for name in runtime.parameter_names() if name not in fit.new]
+    _check_fixed_positions(saved, config)
+    fixed = ("pos_embed",) if config.pos_embed == "sincos2d" else ()  # which this grid has already
+    names = [name for name in runtime.parameter_names() if name not in (*fit.new, *fixed)]
     tensors = saved.weights.read(names)
     if fit.resizes and "pos_embed" in tensors:
         tensors["pos_embed"] = _resized(tensors["pos_embed"], saved, config)
@@ -124,7 +141,19 @@ def load_pretrained(saved: SavedModel, config: Config, runtime: Runtime) -> List
 
 def _resized(positions: Tensor, saved: SavedModel, config: Config) -> Tensor:
     theirs = saved.card.arch
-    return resize_positions(positions, theirs.grid, config.grid, theirs.num_prefix_tokens, config.pos_embed_resize)
+    return resize_positions(positions, theirs.grid, config.grid, theirs.num_prefix_positions, config.pos_embed_resize)
+
+
+def _check_fixed_positions(saved: SavedModel, config: Config) -> None:
+    """Raises UserError where a model of fixed positions would get weights that were trained with others."""
+    if config.pos_embed != "sincos2d" or saved.card.arch.embed_dim != config.hidden_size:
+        return
+    found, wanted = saved.weights.read(["pos_embed"])["pos_embed"].float(), sincos_positions(saved.card.arch)
+    if found.shape != wanted.shape or float((found - wanted).abs().max()) > ROUNDING:
+        raise UserError(
+            f"pretrained_checkpoint = {saved.source} has learned positions, the config pos_embed = sincos2d.\n"
+            "       Set pos_embed = learned."
+        )
 
 
 @dataclass(frozen=True)
@@ -161,7 +190,11 @@ def _fit(saved: SavedModel, arch: Architecture) -> Fit:
     notes = _notes(new_head, dropped, wanted, found)
     if resizes:
         shown = [f"{rows}x{columns}" for rows, columns in grids]
-        notes.append(f"position embeddings resized from {shown[0]} to {shown[1]} patches ({{method}})")
+        change = f"from {shown[0]} to {shown[1]} patches"
+        is_fixed = arch.pos_embed == "sincos2d"
+        notes.append(
+            f"fixed positions made anew, {change}" if is_fixed else f"position embeddings resized {change} ({{method}})"
+        )
     return Fit(new_head, resizes, notes)
 
 

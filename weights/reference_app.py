@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Dict, Mapping, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from models.architecture import Architecture
 from weights.card import ModelCard
 from weights.hugging_face_names import split_up
 from weights.pickled import read_bins, write_bin
+from weights.plain import plain_form
 from weights.saved_model import SavedModel
 from weights.translation import Recipe, translate
 
@@ -96,9 +97,9 @@ def _architecture(source: str, shapes: Mapping[str, Tuple[int, ...]], model: str
     )
 
 
-def write_app(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
-    """A folder as the app's pretrain.py saves it. Raises UserError for a model that the app does not know."""
-    arch = card.arch
+def write_app(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> List[str]:
+    """A folder as the app's pretrain.py saves it; gives notes. Raises UserError for a model that the app does not know."""
+    arch, tensors, notes = plain_form("the PopTorch app", card.arch, tensors)
     if arch.distillation != "none" or not arch.num_labels:
         raise UserError("the PopTorch app has neither a distillation token nor a model without a head.")
     if arch.layer_norm_eps != 1e-6:
@@ -106,3 +107,4 @@ def write_app(folder: Path, card: ModelCard, tensors: Mapping[str, Tensor]) -> N
             f"the PopTorch app computes LayerNorm with epsilon 1e-06, this model with {arch.layer_norm_eps}."
         )
     write_bin(folder / FILE, split_up(tensors, foreign_names(arch)))
+    return notes

@@ -50,13 +50,16 @@ def architecture_of_shapes(
 ) -> Architecture:
     """What the shapes of timm's parameters say: all but the number of heads, which is 0 for unknown.
 
-    Images are taken to be square where `image_size` is not known. Raises UserError, naming the parameter that is missing
-    or of a shape that no ViT has.
+    Images are taken to be square where `image_size` is not known. Pooling shows where there is no class token or an `fc_norm`;
+    the initial value of layer scale does not, and is taken to be 1. Raises UserError, naming the parameter that is missing or
+    of a shape that no ViT has.
     """
-    has_token = "dist_token" in shapes
+    has_token, has_class_token, has_fc_norm = (name in shapes for name in ("dist_token", "cls_token", "fc_norm.weight"))
     try:
         width, channels, rows, columns = shapes["patch_embed.proj.weight"]
-        num_patches = shapes["pos_embed"][1] - (2 if has_token else 1)
+        registers = shapes.get("reg_token", (1, 0))[1]
+        num_prefix = has_class_token + has_token + registers
+        num_patches, prefix_positions = _patches(shapes["pos_embed"][1], num_prefix, image_size, rows * columns)
         mlp_dim = shapes["blocks.0.mlp.fc1.weight"][0]
     except KeyError as error:
         raise UserError(f"{source} is not a ViT with timm's parameter names: it lacks {error.args[0]}.") from error
@@ -76,7 +79,25 @@ def architecture_of_shapes(
         num_labels=_first(shapes.get("head.bias")) or 0,
         representation_size=_first(shapes.get("pre_logits.fc.bias")),
         distillation=("heads" if "head_dist.weight" in shapes else "token") if has_token else "none",
+        global_pool="token" if has_class_token and not has_fc_norm else "avg",
+        fc_norm=has_fc_norm,
+        class_token=has_class_token,
+        num_register_tokens=registers,
+        prefix_positions=prefix_positions,
+        layer_scale=1.0 if "blocks.0.ls1.gamma" in shapes else None,
     )
+
+
+def _patches(
+    positions: int, num_prefix: int, image_size: Optional[Tuple[int, int]], patch_area: int
+) -> Tuple[int, bool]:
+    """Of so many positions, how many are patches', and whether the tokens before them have the rest."""
+    if num_prefix == 0:
+        return positions, True
+    if image_size is not None:
+        return (positions, False) if positions * patch_area == math.prod(image_size) else (positions - num_prefix, True)
+    is_square = [math.isqrt(max(0, count)) ** 2 == count for count in (positions - num_prefix, positions)]
+    return (positions, False) if is_square == [False, True] else (positions - num_prefix, True)
 
 
 def _first(shape: Any) -> Optional[int]:

@@ -18,9 +18,13 @@ from weights.timm_names import heads_of, name_of
 
 LAYER_NORM_EPS = 1e-6  # of timm's ViTs; a folder has no place for another
 # Arguments that say a model's size, or change nothing in evaluation.
-SIZE_ARGUMENTS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes", "in_chans")
+SIZE_ARGUMENTS = (
+    *("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "num_classes", "in_chans"),
+    *("class_token", "reg_tokens", "no_embed_class", "init_values", "fc_norm"),
+)
 IDLE_ARGUMENTS = ("drop_rate", "pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate")
-NEUTRAL = {"global_pool": "token", "dynamic_img_size": False, "strict_img_size": True, "qkv_bias": True}
+NEUTRAL = {"dynamic_img_size": False, "strict_img_size": True, "qkv_bias": True}
+POOLS = ("token", "avg")
 
 
 def open_timm_folder(source: str, folder: Path) -> SavedModel:
@@ -40,7 +44,8 @@ def open_timm_folder(source: str, folder: Path) -> SavedModel:
         shown = architecture_of_shapes(source, weights.shapes, _image_size(arguments, pictures))
         heads = int(arguments.get("num_heads") or heads_of(name, shown.embed_dim))
         preparation = _preparation(pictures)
-        arch = Architecture(**{**vars(shown), **preparation[0], "num_heads": heads, "layer_norm_eps": LAYER_NORM_EPS})
+        said = {"num_heads": heads, "layer_norm_eps": LAYER_NORM_EPS, **_tokens(path, config, arguments, shown)}
+        arch = Architecture(**{**vars(shown), **preparation[0], **said})
         names = _class_names(config, pictures)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{path} is damaged ({error!r}).\n       Use another checkpoint.") from error
@@ -55,9 +60,11 @@ def _own_card(folder: Path) -> Optional[ModelCard]:
 
 def _check(path: Path, config: Dict[str, Any], arguments: Dict[str, Any]) -> None:
     """Raises UserError for whatever else changes the numbers. Weights show most features themselves."""
-    said = {**arguments, "global_pool": config.get("global_pool") or arguments.get("global_pool", "token")}
-    for name, value in said.items():
+    pool = config.get("global_pool") or arguments.get("global_pool", "token")
+    for name, value in {**arguments, "global_pool": pool}.items():
         if name in SIZE_ARGUMENTS or name in IDLE_ARGUMENTS or value == NEUTRAL.get(name) or value in (None, False):
+            continue
+        if name == "global_pool" and value in POOLS:
             continue
         if name == "dynamic_img_size" or (name == "strict_img_size" and not value):
             continue
@@ -65,6 +72,22 @@ def _check(path: Path, config: Dict[str, Any], arguments: Dict[str, Any]) -> Non
             f"{path} has {name} = {value}, which the model here does not know.\n"
             "       Its logits would not be those of the checkpoint: use another one."
         )
+
+
+def _tokens(path: Path, config: Dict[str, Any], arguments: Dict[str, Any], shown: Architecture) -> Dict[str, Any]:
+    """What shapes leave open of how the head reads the tokens. Raises UserError where the weights contradict the config."""
+    pool = str(config.get("global_pool") or arguments.get("global_pool") or "token")
+    if pool == "token" and shown.global_pool == "avg":
+        what = "a norm after pooling (fc_norm)" if shown.class_token else "no class token"
+        raise UserError(
+            f"{path} has global_pool = token, but the weights beside it have {what}.\n"
+            "       The model here pools so by avg alone: use another one."
+        )
+    scale = arguments.get("init_values")
+    found: Dict[str, Any] = {"global_pool": pool}
+    if shown.layer_scale is not None and scale:
+        found["layer_scale"] = float(scale)
+    return found
 
 
 def _image_size(arguments: Dict[str, Any], pictures: Dict[str, Any]) -> Optional[Tuple[int, int]]:
@@ -116,6 +139,8 @@ def write_timm_folder(folder: Path, card: ModelCard, tensors: Mapping[str, Tenso
     arch = card.arch
     if arch.representation_size:
         raise UserError("timm has no representation layer (pre_logits) any more.\n       Write another format.")
+    if arch.distillation != "none" and arch.num_register_tokens:
+        raise UserError("timm has no model with a distillation token and registers.\n       Write another format.")
     if arch.distillation == "token":
         raise UserError("timm has a distillation token with a head of its own only.\n       Write another format.")
     write_json(folder / "config.json", _config(card))
@@ -143,6 +168,7 @@ def _config(card: ModelCard) -> Dict[str, Any]:
         "depth": arch.depth,
         "num_heads": arch.num_heads,
         "mlp_ratio": _ratio(arch.mlp_dim, arch.embed_dim),
+        **_token_arguments(arch),
     }
     pictures = {
         "input_size": [arch.num_channels, *arch.image_size],
@@ -160,4 +186,20 @@ def _config(card: ModelCard) -> Dict[str, Any]:
     details = {"architecture": name_of(arch), "num_classes": arch.num_labels, "num_features": arch.embed_dim}
     if card.class_names:
         details["label_names"] = list(card.class_names)
-    return {**details, "global_pool": "token", "model_args": arguments, "pretrained_cfg": pictures}
+    return {**details, "global_pool": arch.global_pool, "model_args": arguments, "pretrained_cfg": pictures}
+
+
+def _token_arguments(arch: Architecture) -> Dict[str, Any]:
+    """What differs from timm's plain ViT. Sines and cosines are weights like others there."""
+    arguments: Dict[str, Any] = {}
+    if arch.global_pool != "token":
+        arguments.update(global_pool=arch.global_pool, fc_norm=arch.fc_norm)
+    if not arch.class_token:
+        arguments["class_token"] = False
+    if arch.num_register_tokens:
+        arguments["reg_tokens"] = arch.num_register_tokens
+    if arch.num_prefix_tokens and not arch.prefix_positions:
+        arguments["no_embed_class"] = True
+    if arch.layer_scale is not None:
+        arguments["init_values"] = arch.layer_scale
+    return arguments

@@ -93,8 +93,8 @@ def build_whole(arch: Architecture, tensors: Mapping[str, Tensor]) -> VisionTran
         model = VisionTransformer(arch)
     for name in parameter_shapes(arch):
         owner, _, leaf = name.rpartition(".")
-        # The class token's type is the one that the activations get (`VisionTransformer.embed`).
-        value = tensors[name].float() if name == "cls_token" else tensors[name]
+        # The positions' type is the one that the activations get (`VisionTransformer.embed`).
+        value = tensors[name].float() if name == "pos_embed" else tensors[name]
         setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
     return model.eval()
 

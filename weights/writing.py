@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from errors import UserError
+from models.initialization import sincos_positions
 from weights.card import ModelCard
 from weights.exported_program import write_exported_program
 from weights.hugging_face_folder import write_hugging_face
@@ -97,7 +98,7 @@ def without_head(saved: SavedModel) -> SavedModel:
 
 
 def with_image_size(saved: SavedModel, size: int, method: str) -> SavedModel:
-    """The same for pictures of another size: position embeddings are resized (`resize.py`).
+    """The same for pictures of another size: learned positions are resized (`resize.py`), sines and cosines made anew.
 
     Raises UserError where patches do not fill such a picture.
     """
@@ -108,6 +109,9 @@ def with_image_size(saved: SavedModel, size: int, method: str) -> SavedModel:
         )
     new = replace(arch, image_size=(size, size))
     tensors = saved.weights.read(saved.weights.shapes)
-    positions = resize_positions(tensors["pos_embed"], arch.grid, new.grid, arch.num_prefix_tokens, method)
+    if arch.pos_embed == "sincos2d":
+        positions = sincos_positions(new).to(tensors["pos_embed"].dtype)
+    else:
+        positions = resize_positions(tensors["pos_embed"], arch.grid, new.grid, arch.num_prefix_positions, method)
     weights = TensorsInMemory({**tensors, "pos_embed": positions})
     return replace(saved, card=replace(saved.card, arch=new), weights=weights)

@@ -63,24 +63,25 @@ class EvalTransform:
     def __init__(self, config: Config) -> None:
         self._size = config.image_size
         self._short_side = int(config.image_size / config.eval_crop)  # rounded down, as timm's and transformers'
+        self._method = config.interpolation
 
     def cut(self, picture: Picture) -> Tensor:
         """uint8 [C, image_size, image_size]. Raises BadImageError."""
-        return centre_crop(picture, self._short_side, self._size)
+        return centre_crop(picture, self._short_side, self._size, self._method)
 
 
 def _crop_of(config: Config) -> Crop:
     if config.train_crop_scale is None:
-        return partial(_whole, size=config.image_size)
-    return partial(_random_crop, size=config.image_size, scale=config.train_crop_scale)
+        return partial(_whole, size=config.image_size, method=config.interpolation)
+    return partial(_random_crop, size=config.image_size, scale=config.train_crop_scale, method=config.interpolation)
 
 
-def _whole(picture: Picture, draw: random.Random, size: int) -> Tensor:
-    return centre_crop(picture, size, size)
+def _whole(picture: Picture, draw: random.Random, size: int, method: str) -> Tensor:
+    return centre_crop(picture, size, size, method)
 
 
-def _random_crop(picture: Picture, draw: random.Random, size: int, scale: tuple[float, float]) -> Tensor:
-    return resized_crop(picture, random_box(picture.size, scale, draw), size)
+def _random_crop(picture: Picture, draw: random.Random, size: int, scale: tuple[float, float], method: str) -> Tensor:
+    return resized_crop(picture, random_box(picture.size, scale, draw), size, method)
 
 
 def _steps_of(config: Config) -> List[Step]:

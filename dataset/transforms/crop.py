@@ -47,19 +47,20 @@ def random_box(size: Tuple[int, int], scale: Tuple[float, float], draw: random.R
     return Box((height - down) // 2, (width - across) // 2, down, across)
 
 
-def resized_crop(picture: Picture, box: Box, size: int) -> Tensor:
+def resized_crop(picture: Picture, box: Box, size: int, method: str = "bilinear") -> Tensor:
     """The box as uint8 [C, size, size]. It is decoded at no less than that resolution, where it has it. Raises BadImageError."""
-    return _resized(picture, box, (size, size))
+    return _resized(picture, box, (size, size), method)
 
 
-def centre_crop(picture: Picture, short_side: int, size: int) -> Tensor:
+def centre_crop(picture: Picture, short_side: int, size: int, method: str = "bilinear") -> Tensor:
     """The picture at a short side of `short_side` pixels, then its middle: uint8 [C, size, size], placed as torchvision
     places it. Raises BadImageError.
     """
     box = _middle(*picture.size)
     shortest = min(box.height, box.width)
     # Fractions of a pixel are left out, as torchvision leaves them out.
-    image = _resized(picture, box, (int(short_side * box.height / shortest), int(short_side * box.width / shortest)))
+    sides = int(short_side * box.height / shortest), int(short_side * box.width / shortest)
+    image = _resized(picture, box, sides, method)
     top, left = (round((side - size) / 2) for side in image.shape[-2:])
     return image[:, top : top + size, left : left + size]
 
@@ -70,20 +71,20 @@ def _middle(height: int, width: int) -> Box:
     return Box((height - down) // 2, (width - across) // 2, down, across)
 
 
-def _resized(picture: Picture, box: Box, size: Tuple[int, int]) -> Tensor:
+def _resized(picture: Picture, box: Box, size: Tuple[int, int], method: str) -> Tensor:
     """A box of a picture as uint8 [C, *size]."""
     pixels = picture.pixels(least=MARGIN * max(size[0] / box.height, size[1] / box.width))
     top, left, height, width = box
     if pixels.shape[:2] == picture.size:
-        return resize(pixels[top : top + height, left : left + width], size)
+        return resize(pixels[top : top + height, left : left + width], size, method)
     scaled = (scale for scale in SCALES if pixels.shape[:2] == tuple(-(-side // scale) for side in picture.size))
     scale = next(scaled, picture.size[0] / pixels.shape[0])
     edges = left / scale, top / scale, (left + width) / scale, (top + height) / scale
-    return _resize_between_pixels(pixels, edges, size)
+    return _resize_between_pixels(pixels, edges, size, method)
 
 
 def _resize_between_pixels(
-    pixels: np.ndarray, edges: Tuple[float, float, float, float], size: Tuple[int, int]
+    pixels: np.ndarray, edges: Tuple[float, float, float, float], size: Tuple[int, int], method: str
 ) -> Tensor:
     """uint8 [h, w, C] to [C, *size], within left, top, right and bottom edges that may lie between pixels; otherwise as `resize`,
     but slower.
@@ -91,19 +92,19 @@ def _resize_between_pixels(
     from PIL import Image
 
     image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
-    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=edges)
+    resized = image.resize((size[1], size[0]), Image.Resampling[method.upper()], box=edges)
     return torch.from_numpy(np.array(resized).reshape(*size, -1)).permute(2, 0, 1)
 
 
-def resize(pixels: np.ndarray, size: Tuple[int, int]) -> Tensor:
-    """uint8 [h, w, C] to [C, *size]; bilinear, antialiased. Channels stay last in memory, where this is fastest."""
+def resize(pixels: np.ndarray, size: Tuple[int, int], method: str = "bilinear") -> Tensor:
+    """uint8 [h, w, C] to [C, *size]; bilinear or bicubic, antialiased. Channels stay last in memory, where this is fastest."""
     # A view, whose strides tell torch that channels are last, even with one image: `unsqueeze` would hide it.
     batch = torch.from_numpy(np.ascontiguousarray(pixels)).view(1, *pixels.shape).permute(0, 3, 1, 2)
     if batch.shape[-2:] == size:
         return batch[0]
     if _resizes_bytes():
-        return F.interpolate(batch, size, mode="bilinear", antialias=True, align_corners=False)[0]
-    resized = F.interpolate(batch.float(), size, mode="bilinear", antialias=True, align_corners=False)
+        return F.interpolate(batch, size, mode=method, antialias=True, align_corners=False)[0]
+    resized = F.interpolate(batch.float(), size, mode=method, antialias=True, align_corners=False)
     return resized.round_().clamp_(0, 255).to(torch.uint8)[0]
 
 

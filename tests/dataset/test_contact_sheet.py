@@ -10,6 +10,7 @@ from PIL import Image
 
 from dataset import contact_sheet as sheets
 from dataset.contact_sheet import NUM_EPOCHS, augmentations, choose_rows, contact_sheet, draw_sheet, remarks
+from dataset.order import Order
 from dataset.registry import open_source
 from dataset.samples import Samples
 from tests.dataset.files import write_images
@@ -43,8 +44,8 @@ def test_cells_are_what_samples_read_gives_epoch_after_epoch(tmp_path):
     write_images(tmp_path, {"train/a": 2, "train/b": 1}, size=(60, 50))
     source, config = opened(tmp_path, image_size=40, **AUGMENTED)
     sheet = np.asarray(contact_sheet(source, config, 6))
-    evaluation = Samples(source, config, augmented=False).read(None, np.arange(3))[0]
-    training = [Samples(source, config, augmented=True).read(epoch, np.arange(3))[0] for epoch in range(7)]
+    evaluation = Samples(source, config, augmented=False).read(Order(None, np.arange(3)))[0]
+    training = [Samples(source, config, augmented=True).read(Order(epoch, np.arange(3)))[0] for epoch in range(7)]
     lefts, tops = [], []
     for row in range(3):
         found = [places(sheet, enlarged(images[row], 3)) for images in [evaluation, *training]]  # 3 x 40 is 96 or more

@@ -39,7 +39,8 @@ def numpy_attentions(weights: Arrays, view: np.ndarray, arch: Architecture) -> L
     patches = [pixels[:, y : y + 4, x : x + 4].ravel() for y in range(0, 16, 4) for x in range(0, 16, 4)]
     kernel = weights["patch_embed.proj.weight"].reshape(arch.embed_dim, -1)
     tokens = np.stack(patches) @ kernel.T + weights["patch_embed.proj.bias"]
-    tokens = np.concatenate([weights["cls_token"][0], tokens]) + weights["pos_embed"][0]
+    prefix = [weights[name][0] for name in ("cls_token", "reg_token") if name in weights]
+    tokens = np.concatenate([*prefix, tokens]) + weights["pos_embed"][0]
     found, width = [], arch.embed_dim // arch.num_heads
     for index in range(arch.depth):
         block = f"blocks.{index}"
@@ -123,3 +124,25 @@ def test_a_distillation_token_is_no_patch(distillation: str) -> None:
     rows, columns = TINY.image_size[0] // TINY.patch_size[0], TINY.image_size[1] // TINY.patch_size[1]
     assert shares.shape == (2, rows, columns)
     assert bool((shares.sum(dim=(1, 2)) < 1.0).all())
+
+
+@pytest.mark.parametrize(
+    ("keys", "prefix"),
+    [
+        ({"num_register_tokens": 2}, 3),
+        ({"global_pool": "avg", "class_token": False}, 0),
+        ({"global_pool": "avg", "num_register_tokens": 1}, 2),
+    ],
+)
+def test_what_is_shown_is_what_the_head_reads(tmp_path: Path, keys: Dict[str, object], prefix: int) -> None:
+    arch = replace(TINY, **keys)
+    model = predictor_of(save_model(tmp_path / "step", arch, scale=0.3)).model
+    weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
+    views = random_views()
+    maps = patch_attention(model, views)
+    for view, shown in zip(views.numpy(), maps):
+        joint = numpy_rollout(numpy_attentions(weights, view.astype(np.float64), arch))
+        read = (
+            joint[prefix:].mean(0) if arch.global_pool == "avg" else joint[0]
+        )  # the mean of patches is linear in their rows
+        np.testing.assert_allclose(shown.numpy(), read[prefix:].reshape(4, 4), atol=1e-5)

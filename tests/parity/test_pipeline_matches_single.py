@@ -52,6 +52,7 @@ def test_losses_gradients_and_logits_equal_the_single_device(
     assert_same(pipeline_outcome(config, pipeline_size * replicas), single_outcome(config))
 
 
+MEAN: Dict[str, Any] = {"global_pool": "avg", "class_token": False}
 VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("sum reduction with a loss scale", {"reduction_type": "sum", "loss_scaling": 16.0, "learning_rate": 0.01}),
     ("several device iterations", {"device_iterations": 3}),
@@ -69,12 +70,23 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("sigmoid loss", {"loss": "SigmoidCELoss"}),
     ("representation layer", {"representation_size": 12}),
     (
+        "mean of the patches, in a stage of its own",
+        {**MEAN, "layers_per_ipu": [2, 2, 0], "pos_embed": "sincos2d", "ema_decay": 0.9, "replication_factor": 2},
+    ),
+    ("norm after the mean, registers", {**MEAN, "fc_norm": True, "num_register_tokens": 2}),
+    (
+        "as DeiT III",
+        {"layer_scale": 0.1, "prefix_positions": False, "drop_path_rate": 0.2, "drop_path_mode": "constant"},
+    ),
+    (
         "recomputation",
         {"recompute_checkpoint_every_layer": True, "recompute_mid_layers": [1], "hidden_dropout_prob": 0.2},
     ),
     ("sharded state", {"enable_rts": True, "device_iterations": 2}),
     ("accumulator and velocity in one", {"use_combined_accum": True, "weight_decay": 0.1, "device_iterations": 2}),
     ("layer-wise rates", {"layer_decay": 0.5}),
+    ("a stage with nothing to train", {"freeze_layers": 2, "hidden_dropout_prob": 0.2, "max_grad_norm": 0.01}),
+    ("a linear probe with sharded state", {"linear_probe": True, "enable_rts": True, "layers_per_ipu": [1, 3]}),
     ("distillation token", {"distillation": "token"}),
     ("two heads in a stage of their own", {"distillation": "heads", "layers_per_ipu": [4, 0]}),
 ]

@@ -49,12 +49,26 @@ def test_two_steps_here_and_two_there_are_four_steps_on_one_device(tmp_path: Pat
         torch.testing.assert_close(value, expected[name], rtol=0, atol=TOLERANCE, msg=name)
 
 
-def tensors_after(tmp_path: Path, split: Split, run: str, first: int, last: int) -> Dict[str, torch.Tensor]:
+def test_a_model_with_fixed_positions_moves_between_splits_with_its_recipe(tmp_path: Path) -> None:
+    """Whose parameters lie elsewhere: no class token, a norm after the mean, positions without optimiser state."""
+    newer = {"global_pool": "avg", "class_token": False, "fc_norm": True, "pos_embed": "sincos2d", "layer_scale": 0.1}
+    expected = tensors_after(tmp_path, ONE, "whole", 0, 4, **newer)
+    tensors_after(tmp_path, SHARDED, "moved", 0, 2, **newer)
+    actual = tensors_after(tmp_path, THREE, "moved", 2, 4, **newer)
+    assert actual.keys() == expected.keys()
+    assert not [name for name in expected if name.startswith("optimizer") and "pos_embed" in name]
+    for name, value in actual.items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=TOLERANCE, msg=name)
+
+
+def tensors_after(
+    tmp_path: Path, split: Split, run: str, first: int, last: int, **keys: Any
+) -> Dict[str, torch.Tensor]:
     """Everything that is saved after the host steps from `first` to `last`."""
     from weights.tensor_files import open_indexed
 
     (tmp_path / run).mkdir(exist_ok=True)
-    config = config_of(tmp_path, split)
+    config = config_of(tmp_path, split, **keys)
     arguments = (config, split.processes, str(tmp_path / run), first, last)
     if split.processes == 1:
         go_on(0, *arguments)
@@ -64,10 +78,10 @@ def tensors_after(tmp_path: Path, split: Split, run: str, first: int, last: int)
     return {f"{stem} {name}": value for stem, files in found.items() for name, value in files.read(files.files).items()}
 
 
-def config_of(tmp_path: Path, split: Split) -> Config:
+def config_of(tmp_path: Path, split: Split, **keys: Any) -> Config:
     places = {"runtime": "pipeline", "layers_per_ipu": split.stages} if split.processes > 1 else {}
     batch = {"replication_factor": split.replicas, "gradient_accumulation": 4 // split.replicas}
-    return small_config(tmp_path, **KEYS, **places, **batch, enable_rts=split.sharded)
+    return small_config(tmp_path, **KEYS, **places, **batch, **keys, enable_rts=split.sharded)
 
 
 def go_on(rank: int, config: Config, processes: int, folder: str, first: int, last: int) -> None:

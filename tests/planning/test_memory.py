@@ -27,6 +27,11 @@ from tests.newer_torch import fuses_attention
 from tests.small import host_batch, small_config
 
 PRECISIONS = ("32.32", "bf16.32", "16.32", "16.16", "bf16.16")
+NEWER: Any = (
+    {"global_pool": "avg", "class_token": False},
+    {"global_pool": "avg", "fc_norm": True, "num_register_tokens": 2},
+    {"layer_scale": 0.1, "prefix_positions": False},
+)
 OPTIMIZERS = ("SGD", "Adam", "AdamW", "LAMB", "Lion", "Muon")
 ROWS = [
     *[{"precision": precision, "optimizer": name} for precision, name in product(("32.32", "16.16"), OPTIMIZERS)],
@@ -37,7 +42,10 @@ ROWS = [
     {"precision": "32.32", "optimizer": "SGD", "use_combined_accum": True},
     {"precision": "16.16", "optimizer": "SGD", "momentum": 0.0},
     {"precision": "16.16", "optimizer": "Muon", "first_order_type": "fp16", "distillation": "heads"},
+    {"precision": "32.32", "optimizer": "AdamW", "pos_embed": "sincos2d", "ema_decay": 0.9, "layer_scale": 0.1},
     {"precision": "32.32", "optimizer": "Lion", "representation_size": 12},
+    {"precision": "16.16", "optimizer": "AdamW", "freeze_layers": 2},
+    {"precision": "32.32", "optimizer": "Adam", "linear_probe": True, "ema_decay": 0.9},
 ]
 
 
@@ -67,7 +75,8 @@ def test_weights_gradients_and_state_are_what_a_real_run_holds_to_the_byte(tmp_p
     assert predicted.gradients == gradients[-1]
     # Combined, the velocity is the accumulator, counted already.
     assert predicted.state == (0 if config.combines_accumulators else nbytes(update.state().values()))
-    assert predicted.average == (nbytes(update.average.values.values()) if update.average else 0)
+    averages = update.average.values if update.average else {}
+    assert predicted.average == nbytes(averages[name] for name in averages if update.parameters[name].requires_grad)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -81,7 +90,9 @@ def test_numbers_are_as_wide_as_the_runtimes(tmp_path, precision: str, half: str
     assert found == tuple(torch.empty((), dtype=dtype).element_size() for dtype in wanted)
 
 
-@pytest.mark.parametrize("keys", [{}, {"distillation": "heads", "representation_size": 8}, {"distillation": "token"}])
+@pytest.mark.parametrize(
+    "keys", [{}, {"distillation": "heads", "representation_size": 8}, {"distillation": "token"}, *NEWER]
+)
 def test_parameters_are_the_models(keys: Dict[str, Any]) -> None:
     arch = Architecture(
         image_size=(8, 8), patch_size=(4, 4), embed_dim=16, depth=2, num_heads=2, mlp_dim=24, num_labels=5, **keys
@@ -121,6 +132,7 @@ KINDS = [
     {"attention_dropout": 0.1},
     {"fused_attention": False},
     {"representation_size": 48},
+    *NEWER,
     {"recompute": True},
     {"recompute": True, "recompute_mid_layers": (0, 2)},
 ]
