@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from dataset.base import Source
 
 
+MOST_NAMES = 20  # of labels in a note
+
+
 def positives_of(labels: np.ndarray, num_labels: int) -> np.ndarray:
     """int64 [num_labels]: how many samples have each label. `labels` as `dataset.base.Source` has them."""
     if labels.ndim == 2:
@@ -54,8 +57,7 @@ def balance_notes(config: Config, source: Source, held_out: Optional[Source]) ->
             f"balanced_sampling: an epoch makes {len(source.labels):,} draws, of each of {num_classes:,} classes equally many"
         )
     if source.labels.ndim == 2 and not positives.all():
-        absent = _listed(names, positives == 0)
-        notes.append(f"no training image has {absent}: it cannot be learned")
+        notes.append(f"labels that no training image has, and that cannot be learned: {_listed(names, positives == 0)}")
     return notes + (undefined_auc_notes(held_out) if held_out is not None else [])
 
 
@@ -66,10 +68,10 @@ def undefined_auc_notes(held_out: Source) -> List[str]:
         return []
     positives = positives_of(labels, labels.shape[1])
     notes = []
-    for kind, missing in (("with", positives == 0), ("without", positives == len(labels))):
+    for who, missing in (("no", positives == 0), ("every", positives == len(labels))):
         if missing.any():
             found = _listed(held_out.class_names, missing)
-            notes.append(f"no AUC of {found}: no validation image is {kind} it, and the mean leaves it out")
+            notes.append(f"the mean AUC leaves out labels that {who} validation image has: {found}")
     return notes
 
 
@@ -78,4 +80,6 @@ def name_of(names: Sequence[str], label: int) -> str:
 
 
 def _listed(names: Sequence[str], chosen: np.ndarray) -> str:
-    return ", ".join(name_of(names, int(label)) for label in np.flatnonzero(chosen))
+    labels = np.flatnonzero(chosen).tolist()
+    shown = ", ".join(name_of(names, label) for label in labels[:MOST_NAMES])
+    return shown if len(labels) <= MOST_NAMES else f"{shown} and {len(labels) - MOST_NAMES:,} more"

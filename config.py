@@ -125,6 +125,9 @@ class Config(BaseModel):
         when=lambda c, r: c.validation_epochs > 0,
         gt=0,
     )
+    balanced_sampling: bool = key(
+        False, TRAINING, "each class is drawn equally often in an epoch: rare images repeat, others wait"
+    )
     on_nonfinite: Literal["stop", "skip"] = key("stop", TRAINING, "what a gradient that is not finite does to the run")
     precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
     compile: Literal["auto", "on", "off"] = key(
@@ -193,9 +196,6 @@ class Config(BaseModel):
         "size of generated data, in host steps",
         when=lambda c, r: c.dataset == "generated" or c.synthetic_data,
         gt=0,
-    )
-    balanced_sampling: bool = key(
-        False, DATA, "each class is drawn equally often in an epoch: rare images repeat, others wait"
     )
     validation_split: float = key(
         0.0,

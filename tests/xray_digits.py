@@ -11,7 +11,7 @@ from PIL import Image
 from dataset.sources.chest_xray import FINDINGS, NO_FINDING
 from dataset.sources.digits import Digits
 
-SIDE, CELL = 24, 8
+SIDE, CELL = 16, 8
 HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
 HEADER += "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 
@@ -44,7 +44,7 @@ def _different_digits(labels: np.ndarray, members: range, generator: np.random.G
 
 def _film(digits: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """uint8 [SIDE, SIDE]: noise, and each digit in a cell of its own."""
-    film = generator.integers(0, 60, (SIDE, SIDE))
+    film = generator.integers(0, 40, (SIDE, SIDE))
     cells = generator.permutation((SIDE // CELL) ** 2)[: len(digits)]
     for cell, digit in zip(cells.tolist(), digits):
         top, left = (CELL * place for place in divmod(cell, SIDE // CELL))
