@@ -56,6 +56,10 @@ def balance_notes(config: Config, source: Source, held_out: Optional[Source]) ->
         notes.append(
             f"balanced_sampling: an epoch makes {len(source.labels):,} draws, of each of {num_classes:,} classes equally many"
         )
+        if config.positive_weights is not None:
+            notes.append(
+                "balanced_sampling and positive_weights both make up for rare classes, one on top of the other"
+            )
     if source.labels.ndim == 2 and not positives.all():
         notes.append(f"labels that no training image has, and that cannot be learned: {_listed(names, positives == 0)}")
     return notes + (undefined_auc_notes(held_out) if held_out is not None else [])

@@ -132,7 +132,7 @@ def data_notes(
         )
     if config.validation_split and config.dataset != "chest_xray" and not isinstance(held_out, (Subset, type(None))):
         notes.append("validation_split is not used: the data has a validation set of its own")
-    notes += balance_notes(config, source, held_out)
+    notes += balance_notes(config, source, held_out if config.validation_epochs else None)
     if train.dropped and not config.balanced_sampling:
         notes.append(
             f"each epoch leaves {train.dropped:,} images out, others every time: it makes {train.steps_per_epoch:,} whole host "

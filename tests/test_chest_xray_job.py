@@ -20,7 +20,7 @@ SMALL = (
     "--pretrained-checkpoint= --image-size 16 --num-channels 1 --patches-size 8 --hidden-size 64 --mlp-dim 128 "
     "--num-hidden-layers 2 --num-attention-heads 4 --layers-per-ipu 2 --ipus-per-replica 1 --micro-batch-size 16 "
     "--gradient-accumulation 1 --learning-rate 3e-3 --warmup-ratio 0.1 --train-crop-scale null --horizontal-flip false "
-    "--rotation 0 --dataloader-workers 0"
+    "--rotation 0 --image-mean 0.15 --image-std 0.25 --dataloader-workers 0"
 )
 HERE = ["--device", "cpu", "--runtime", "single", "--threads-per-process", "1", "--config", "chest_xray"]
 
@@ -37,13 +37,13 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.slow
 def test_digits_as_films_are_told_apart_with_the_stated_area(capfd: pytest.CaptureFixture[str]) -> None:
     write_digit_films(Path("films"), num_train=1600, num_test=400)
-    assert run(finetune, "--dataset-path", "films", "--epochs", "8", "--checkpoint-output-dir", "run") == 0
+    assert run(finetune, "--dataset-path", "films", "--epochs", "4", "--checkpoint-output-dir", "run") == 0
     output = capfd.readouterr().out
     assert "labels that no validation image has: Nodule, Pleural_Thickening, Pneumonia, Pneumothorax" in output
     areas = [float(row.split()[3]) for row in re.findall(r"^ +\d+  +\d.*$", output, re.MULTILINE)]
-    assert len(areas) == 8
+    assert len(areas) == 4
     best = float(re.search(r"best AUC +(\S+) at step", output).group(1))
-    assert best == max(areas) >= 0.95
+    assert best == max(areas) >= 0.98
     assert re.search(r"^  throughput  .*\n  evaluation  ", output, re.MULTILINE)
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert max(line["auc"] for line in lines if line["event"] == "validation") == pytest.approx(best, abs=5e-5)
@@ -83,7 +83,10 @@ def test_a_balanced_run_goes_on_from_its_last_checkpoint_bit_for_bit(capfd: pyte
 
 
 MISTAKES = [
-    (["--num-labels", "14"], ["15 labels an image", "num_labels = 14", "Set num_labels = 15"]),
+    (
+        ["--num-labels", "14"],
+        ["15 labels an image", "num_labels = 14", "Set num_labels = 15, or leave No Finding out: no_finding = false."],
+    ),
     (["--no-finding", "false"], ["14 labels an image", "Set num_labels = 14"]),
     (["--loss", "CELoss"], ["several labels", "Set loss = SigmoidCELoss"]),
     (["--loss", "CELoss", "--positive-weights", "balanced"], ["positive_weights", "loss = CELoss"]),
