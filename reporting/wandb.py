@@ -55,12 +55,16 @@ class WandbReporter(Reporter):
             "Total Accuracy": record.top1,
             "Number of samples": record.num_samples,
         }
+        if record.auc is not None:
+            scalars["Valid AUC"] = record.auc
         whose = "Averaged " if record.averaged else ""
         self._run.log({whose + name: value for name, value in scalars.items()}, step=record.step)
 
     def finished(self, summary: Summary) -> None:
         if summary.best_top1 is not None:
             self._run.summary["Best Accuracy"] = summary.best_top1
+        if summary.best_auc is not None:
+            self._run.summary["Best AUC"] = summary.best_auc
         if summary.images_per_second is not None:
             self._run.summary["Mean Throughput"] = summary.images_per_second
 

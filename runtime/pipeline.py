@@ -19,7 +19,7 @@ from batch import DataShare, HostBatch
 from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
 from models.freezing import freeze, is_trained
-from models.losses import classification_loss, count_correct, pack_targets
+from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import VisionTransformer, build_model
 from runtime.base import StepResult, Trace
 from runtime.devices import keep_freed_memory, peak_memory, pick_device, set_threads, yield_the_core_rarely
@@ -133,6 +133,7 @@ class PipelineRuntime:
         self.num_optimizer_parts = self.num_parts * self.update.num_shards
         self._loss_and_correct = torch.zeros(2, device=self.device)
         self._tracer = Tracer(self.device)
+        self._positive_weights = loss_weights(config, self.device)
 
     def _connect(self) -> Peers:
         """Joins the world, and the two groups that this process is in: its replica's pipeline, its stage's replicas."""
@@ -214,7 +215,8 @@ class PipelineRuntime:
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Called by the schedule, in the last stage, for each micro-batch."""
-        loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
+        smoothing, weights = self.config.label_smoothing, self._positive_weights
+        loss = classification_loss(logits, targets, self.config.loss, smoothing, weights)
         self._loss_and_correct += torch.stack([loss.detach(), count_correct(logits.detach(), targets)])
         scaled = loss * self.update.seed
         self._tracer.extend()  # the loss belongs to the forward pass before it

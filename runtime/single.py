@@ -10,7 +10,7 @@ from torch import Tensor
 from batch import DataShare, HostBatch
 from models.architecture import architecture_of
 from models.freezing import freeze
-from models.losses import classification_loss, count_correct, pack_targets
+from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import build_model
 from runtime.base import StepResult, Trace
 from runtime.devices import compile_blocks, keep_freed_memory, peak_memory, pick_device, set_threads
@@ -51,6 +51,7 @@ class SingleRuntime:
         compile_blocks(self.model, config, self.device)
         self.update = WeightUpdate(config, [self.model])
         self._tracer = Tracer(self.device)
+        self._positive_weights = loss_weights(config, self.device)
 
     def prepare(self, evaluates: bool, multi_label: bool = False) -> List[str]:
         return []
@@ -101,10 +102,11 @@ class SingleRuntime:
 
     def _forward_backward(self, number: int, images: Tensor, targets: Tensor, mix: Optional[Tensor]) -> List[Tensor]:
         """Accumulates one micro-batch's gradients; gives its mean loss and number of right answers."""
+        smoothing, weights = self.config.label_smoothing, self._positive_weights
         with self._tracer.piece("forward", number):
             with self.precision.forward(self.device):
                 logits = self.model(images, mix)
-            loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
+            loss = classification_loss(logits, targets, self.config.loss, smoothing, weights)
         with self._tracer.piece("backward", number):
             (loss * self.update.seed).backward()
             self.update.collect()
