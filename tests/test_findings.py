@@ -163,6 +163,7 @@ def test_images_that_cannot_be_read_and_padding_never_count(tmp_path: Any, keys:
     assert not {one.sample for one in outcome.wrong}.intersection(range(5))
     if outcome.confusion is not None:
         assert np.array_equal(outcome.confusion, confusion_matrix(labels, logits.argmax(1), labels=range(NUM_LABELS)))
+        assert all(one.answer == logits[one.sample - 5].argmax() != one.label for one in outcome.wrong)
     else:
         assert [one.num_positive for one in outcome.classes] == labels.sum(axis=0).tolist()
         areas = roc_auc_score(labels[:, :3], logits[:, :3], average=None)

@@ -22,9 +22,9 @@ LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
-    *("agreement", "allocation", "launch", "training", "metrics", "findings", "roc", "placement", "machine"),
-    *("optimization", *RUN_FOLDER, "inspection_text", "compile_only", "run_record", "observing", "timeline"),
-    *(*IPU, "planning", "runtime", "models", "optim"),
+    *("agreement", "allocation", "launch", "training", "metrics", "findings", "roc", "class_balance", "placement"),
+    *("machine", "optimization", *RUN_FOLDER, "inspection_text", "compile_only", "run_record", "observing"),
+    *("timeline", *IPU, "planning", "runtime", "models", "optim"),
     *("dataset", "weights", "reporting", "insight", "prediction"),
 )
 
@@ -109,7 +109,7 @@ MAY_IMPORT = {
     "optim": ((), "rules of optimisers and schedules alone"),
     "metrics": (("models.losses", "roc", "reporting.records"), "pure functions"),
     "roc": (("reporting.records",), "pure numpy"),
-    "class_balance": ((), "numbers of a training set's labels"),
+    "class_balance": (("dataset.base",), "numbers of a training set's labels"),
     "findings": (("metrics", "roc", "runtime.base", "dataset", "reporting.records"), "what a validation pass shows"),
     "machine": ((), "what this process runs on"),
     "config": (("arguments",), "every key once; others import config itself, not its parts"),

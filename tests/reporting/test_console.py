@@ -39,6 +39,9 @@ def test_lines_outside_a_terminal_are_plain_and_whole(step_record, validation_re
         "a [bold]note[/bold] :smile: with https://example.org/ and 'quotes' that goes past forty columns",
         step_line(step_record()),
         validation_line(validation_record()),
+        "epoch  train loss  eval loss  accuracy",
+        "-----  ----------  ---------  --------",
+        " 1.25      1.2340     0.1230    0.9901",
         "Done: 440 steps in 1.0 s",
     ]
 
