@@ -42,5 +42,5 @@ def build_wandb(
     if not config.wandb:
         return []
     settings, name = config.model_dump(mode="json"), config.wandb_run_name or config.run_name
-    run = partial(WandbReporter, config.wandb_project_name, name, settings, run_folder or None, resumes)
+    run = partial(WandbReporter, config.wandb_project_name, name, settings, run_folder or None, resumes, note)
     return [BestEffort("Weights & Biases", run, note)]

@@ -124,7 +124,8 @@ def _fitted(picture: np.ndarray, height: int) -> Any:
     from PIL import Image
 
     width = max(1, round(picture.shape[1] * height / picture.shape[0]))
-    kind = Image.NEAREST if picture.shape[0] <= height else Image.BILINEAR
+    kinds = Image.Resampling
+    kind = kinds.NEAREST if picture.shape[0] <= height else kinds.BILINEAR
     return _image(picture).resize((width, height), kind)
 
 
