@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 LARGEST = 1e300  # what is larger is as good as infinite, and can be neither subtracted nor drawn
 
@@ -31,38 +31,36 @@ class Curve:
         self._most = most
         self._points: List[Point] = []
         self._stride = 1  # values of a point
-        self._in_last = 0
+        self._waiting: List[Tuple[float, float]] = []  # fewer than that
 
     def add(self, step: float, value: Optional[float]) -> None:
         """None is no value at all: it was not computed."""
         if value is None:
             return
-        point = one_value(step, value)
-        if self._points and self._in_last < self._stride:
-            self._points[-1] = joined(self._points[-1], point)
-            self._in_last += 1
-            return
-        if len(self._points) == self._most:
-            self._points = in_pairs(self._points)
-            self._stride *= 2
-        self._points.append(point)
-        self._in_last = 1
+        self._waiting.append((step, value))
+        if len(self._waiting) == self._stride:
+            self._points.append(of_values(self._waiting))
+            self._waiting = []
+            if len(self._points) == self._most:
+                self._points = in_pairs(self._points)
+                self._stride *= 2
 
     def points(self, most: int = 240) -> List[Point]:
         """At most `most` points for drawing."""
-        points = self._points
+        points = self._points + ([of_values(self._waiting)] if self._waiting else [])
         while len(points) > most:
             points = in_pairs(points)
         return points
 
-    def __len__(self) -> int:
-        return len(self._points)
 
-
-def one_value(step: float, value: float) -> Point:
-    if abs(value) < LARGEST:
-        return Point(step, step, value, value, value)
-    return Point(step, step, math.nan, math.nan, math.nan, 0, 1)
+def of_values(values: Sequence[Tuple[float, float]]) -> Point:
+    """Pairs of step and value as one point."""
+    start, end = values[0][0], values[-1][0]
+    finite = [value for _, value in values if abs(value) < LARGEST]
+    if not finite:
+        return Point(start, end, math.nan, math.nan, math.nan, 0, len(values))
+    mean = sum(value / len(finite) for value in finite) if len(finite) > 1 else finite[0]
+    return Point(start, end, mean, min(finite), max(finite), len(finite), len(values) - len(finite))
 
 
 def joined(one: Point, other: Point) -> Point:
