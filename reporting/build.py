@@ -10,6 +10,7 @@ from reporting.base import Reporter
 from reporting.best_effort import BestEffort
 from reporting.console import ConsoleReporter
 from reporting.jsonl import JsonlReporter
+from reporting.report import FILE_NAME, ReportReporter
 from reporting.tensorboard import TensorBoardReporter
 from reporting.wandb import WandbReporter
 
@@ -30,6 +31,9 @@ def build_reporters(config: Config, run_folder: Optional[str], num_steps: int, r
         events = partial(TensorBoardReporter, folder / "tensorboard", resumed_step)
         reporters.append(BestEffort("metrics.jsonl", metrics, console.note))
         reporters.append(BestEffort("TensorBoard files", events, console.note))
+        if config.report:
+            page = partial(ReportReporter, folder, folder / "metrics.jsonl", resumed_step)
+            reporters.append(BestEffort(FILE_NAME, page, console.note))
     return reporters + build_wandb(
         config, run_folder, console.note, resumes=resumed_step > 0 and config.resume_step is None
     )

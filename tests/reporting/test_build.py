@@ -23,7 +23,9 @@ class Settings(SimpleNamespace):
 
 @pytest.fixture
 def settings():
-    return Settings(wandb=False, wandb_project_name="torch-vit", wandb_run_name=None, run_name=None, resume_step=None)
+    return Settings(
+        report=True, wandb=False, wandb_project_name="torch-vit", wandb_run_name=None, run_name=None, resume_step=None
+    )
 
 
 @pytest.fixture
