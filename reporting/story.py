@@ -83,9 +83,9 @@ class Story:
         for line in kept_lines(path, resumed_step):
             event = json.loads(line)
             if event.get("event") == "step":
-                self.step(_record(StepRecord, event))
+                self.step(record_of(StepRecord, event))
             elif event.get("event") == "validation":
-                self.validated(_record(ValidationRecord, event))
+                self.validated(record_of(ValidationRecord, event))
 
     def _score(self, name: str, averaged: bool, step: int, value: float) -> None:
         self.scores.setdefault((name, averaged), Curve()).add(step, value)
@@ -97,7 +97,7 @@ def mean_auc(findings: Findings) -> Optional[float]:
     return sum(known) / len(known) if known else None
 
 
-def _record(kind: Type[Record], event: Dict[str, Any]) -> Record:
+def record_of(kind: Type[Record], event: Dict[str, Any]) -> Record:
     """A line of metrics.jsonl as the record that it was. What was not finite is null there."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     values = {name: value for name, value in event.items() if name in known}

@@ -1,7 +1,7 @@
 """Reads the file in which W&B keeps a run, without W&B's reader, which is part of its service.
 
 It is a log as LevelDB writes it, after a header of seven bytes (":W&B", a magic number and a version): blocks of 32 KiB, in
-them pieces with a checksum (4 bytes), a length (2), a kind (1: whole, 2: first, 3: middle, 4: last) and so many bytes of a record.
+them pieces with a checksum (4 bytes), a length (2), a kind (1: whole, 2: first, 3: middle, 4: last) and that many bytes.
 """
 
 from __future__ import annotations
