@@ -23,7 +23,7 @@ def build_reporters(config: Config, run_folder: Optional[str], num_steps: int, r
 
     Call it in the main process only. `resumed_step` is the host step that the run continues after, 0 at a fresh start.
     """
-    console = ConsoleReporter(num_steps, resumed_step)
+    console = ConsoleReporter(num_steps, resumed_step, quiet=config.quiet)
     reporters: List[Reporter] = [console]
     if run_folder:
         folder = Path(run_folder)

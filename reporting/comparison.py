@@ -11,7 +11,12 @@ from reporting.markup import number, percent
 from reporting.runs import RecordedRun
 from reporting.tables import table
 
-OF_THE_RUN = ("checkpoint_output_dir", "run_name", "wandb_run_name")  # they name a run, and make no difference to it
+OF_THE_RUN = (
+    "checkpoint_output_dir",
+    "run_name",
+    "wandb_run_name",
+    "quiet",
+)  # they make no difference to what a run does
 SCORES = {
     "auc": "AUC",
     "top1": "top-1",

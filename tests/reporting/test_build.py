@@ -24,7 +24,13 @@ class Settings(SimpleNamespace):
 @pytest.fixture
 def settings():
     return Settings(
-        report=True, wandb=False, wandb_project_name="torch-vit", wandb_run_name=None, run_name=None, resume_step=None
+        report=True,
+        wandb=False,
+        quiet=False,
+        wandb_project_name="torch-vit",
+        wandb_run_name=None,
+        run_name=None,
+        resume_step=None,
     )
 
 
