@@ -9,6 +9,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from reporting.base import Reporter
+from reporting.best_effort import BestEffort
 from reporting.build import build_reporters
 from reporting.records import Summary
 
@@ -69,6 +71,11 @@ def tell_all(reporters, step_record, validation_record):
         reporter.finished(Summary(steps=2, seconds=1.0, images_per_second=10.0, best_top1=0.5, best_step=2))
         reporter.close()
         reporter.close()
+
+
+def test_a_listener_that_may_fail_hears_all_that_there_is_to_hear():
+    heard = [name for name, value in vars(Reporter).items() if callable(value) and not name.startswith("_")]
+    assert [name for name in heard if name not in vars(BestEffort)] == []
 
 
 def test_run_folder_gets_metrics_and_events(settings, step_record, validation_record, tmp_path):
