@@ -25,20 +25,23 @@ def learning(story: Story) -> str:
     return _grid(charts)
 
 
-def speed(story: Story) -> str:
+def effort(story: Story) -> str:
+    """Speed, data wait and gradients."""
     charts = [
-        line_chart("throughput", "Images a second", _steps(story, "images_per_second")),
-        line_chart("data-wait", "Share of a step that went by waiting for data", _steps(story, "data_wait"), percent),
+        line_chart("throughput", "Images a second", _steps(story, "images_per_second"), from_zero=True),
+        line_chart(
+            "data-wait",
+            "Share of a step that went by waiting for data",
+            _steps(story, "data_wait"),
+            percent,
+            from_zero=True,
+        ),
+        line_chart("grad-norm", "Gradient norm, before clipping", _steps(story, "grad_norm"), is_log=True),
     ]
-    hint = '<p class="hint">The first steps are left out: memory is allocated and code compiled in them.</p>'
-    return hint + _grid(charts) if any(charts) else ""
-
-
-def gradients(story: Story) -> str:
-    charts = [line_chart("grad-norm", "Gradient norm, before clipping", _steps(story, "grad_norm"), is_log=True)]
     if any(point.low != 1 or point.high != 1 for line in _steps(story, "loss_scale") for point in line.points):
         charts.append(line_chart("loss-scale", "Loss scale", _steps(story, "loss_scale"), is_log=True))
-    return _grid(charts)
+    hint = '<p class="hint">The first steps\' speed is left out: memory is allocated and code compiled in them.</p>'
+    return hint + _grid(charts) if any(charts) else ""
 
 
 def _accuracy(story: Story) -> List[Line]:

@@ -53,7 +53,7 @@ def run_record(**fields: Any) -> RunRecord:
             "dataset_path": "data",
             "micro_batch_size": 4,
         },
-        "plan": "stage  units           device\n-----  --------------  ------\n0      embed, block 0  cpu:0\n1      block 1         cpu:1",
+        "plan": "stage  units           device\n-----  --------------  ------\n    0  embed, block 0  cpu:0",
         "runtime": "pipeline",
         "versions": {"Python": "3.11.7", "torch": "2.13.0"},
         "machine": "a machine with 2 cores",
@@ -219,10 +219,10 @@ def tell_multi_label(reporter: Reporter) -> None:
 
 def tell_hostile(reporter: Reporter) -> None:
     """Names that would break out of a page, figures that are not finite, and a run that ends by an error."""
-    reporter.began(
-        run_record(name=NASTY[0], class_names=NASTY, class_counts=tuple(range(len(NASTY))), plan="\n".join(NASTY), machine=NASTY[1],
-                   settings={"run_name": NASTY[3], NASTY[0]: list(NASTY)}, given=("run_name",), versions={NASTY[2]: NASTY[0]})
-    )  # fmt: skip
+    settings = {"run_name": NASTY[3], NASTY[0]: list(NASTY)}
+    about = {"settings": settings, "versions": {NASTY[2]: NASTY[0]}, "plan": "\n".join(NASTY), "machine": NASTY[1]}
+    counts = tuple(range(len(NASTY)))
+    reporter.began(run_record(name=NASTY[0], class_names=NASTY, class_counts=counts, given=("run_name",), **about))
     for name in NASTY:
         reporter.note(name)
     for step in range(1, 61):
