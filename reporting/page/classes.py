@@ -7,7 +7,7 @@ from typing import Iterator, List, Sequence, Tuple
 import numpy as np
 
 from reporting.charts import MARKERS
-from reporting.markup import NONE, bar, escaped, fold, name, number, percent, scrolling, table
+from reporting.markup import NONE, bar, escaped, fold, name, number, percent, plain, scrolling, table
 from reporting.records import ClassResult, Findings
 from reporting.story import Story, mean_auc
 
@@ -133,8 +133,10 @@ def _curve(result: ClassResult) -> str:
     if result.sensitivity is not None and result.specificity is not None:
         at = place((1 - result.specificity, result.sensitivity))
         ring = f'<path class="mark s1" transform="translate({at})" d="{MARKERS[0]}"/>'
-    words = f"ROC curve of {result.name}: area {number(result.auc)}, sensitivity {number(result.sensitivity)} and specificity "
-    words += f"{number(result.specificity)} at threshold {number(result.threshold)}"
+    words = (
+        f"ROC curve of {plain(result.name)}: area {number(result.auc)}, sensitivity {number(result.sensitivity)} and "
+    )
+    words += f"specificity {number(result.specificity)} at threshold {number(result.threshold)}"
     frame = f'<path class="axis" fill="none" d="M{EDGE} {EDGE}V{SIDE - EDGE}H{SIDE - EDGE}"/>'
     chance = f'<path class="grid" d="M{EDGE} {SIDE - EDGE}L{SIDE - EDGE} {EDGE}"/>'
     size = f'viewBox="{EDGE - 8} {EDGE - 8} {inner + 16} {inner + 16}"'

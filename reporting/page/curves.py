@@ -18,7 +18,7 @@ def learning(story: Story) -> str:
     charts = [
         line_chart("loss", "Loss", _steps(story, "loss") + _scores(story, "loss")),
         _score_chart(story, "auc", lambda value: f"{value:.4f}"),
-        line_chart("accuracy", "Accuracy", _steps(story, "accuracy") + _accuracy(story), percent),
+        line_chart("accuracy", "Accuracy", _steps(story, "accuracy") + _accuracy(story), percent, most=1.0),
         *(_score_chart(story, name, percent) for name in _further(story)),
         line_chart("learning-rate", "Learning rate", _steps(story, "learning_rate")),
     ]
@@ -35,6 +35,7 @@ def effort(story: Story) -> str:
             _steps(story, "data_wait"),
             percent,
             from_zero=True,
+            most=1.0,
         ),
         line_chart("grad-norm", "Gradient norm, before clipping", _steps(story, "grad_norm"), is_log=True),
     ]
@@ -59,7 +60,8 @@ def _further(story: Story) -> List[str]:
 def _score_chart(story: Story, name: str, form: Form) -> str:
     title = SCORE_NAMES.get(name, name.replace("_", " "))
     identity = "score-" + "".join(letter if letter.isalnum() else "-" for letter in name)
-    return line_chart(identity, title[:1].upper() + title[1:], _scores(story, name), form)
+    steps = (1.0, float(story.last_step.step)) if story.last_step is not None else None
+    return line_chart(identity, title[:1].upper() + title[1:], _scores(story, name), form, most=1.0, steps=steps)
 
 
 def _steps(story: Story, name: str) -> List[Line]:

@@ -53,12 +53,13 @@ def sheet(similarity: np.ndarray) -> Tuple[bytes, Tuple[int, int]]:
     times = max(1, SHEET // (maps.shape[0] * maps.shape[2]))
     colours = colours.repeat(times, axis=2).repeat(times, axis=3)
     maps = maps.repeat(times, axis=2).repeat(times, axis=3)
-    framed = np.full((*maps.shape[:2], maps.shape[2] + 1, maps.shape[3] + 1, 3), RULE, np.uint8)
-    framed[:, :, :-1, :-1] = colours
+    rule = 2 if times > 2 else 1
+    framed = np.full((*maps.shape[:2], maps.shape[2] + rule, maps.shape[3] + rule, 3), RULE, np.uint8)
+    framed[:, :, :-rule, :-rule] = colours
     pixels = framed.transpose(0, 2, 1, 3, 4).reshape(
         maps.shape[0] * framed.shape[2], maps.shape[1] * framed.shape[3], 3
     )
-    image = Image.fromarray(np.ascontiguousarray(pixels[:-1, :-1]))
+    image = Image.fromarray(np.ascontiguousarray(pixels[:-rule, :-rule]))
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue(), image.size
