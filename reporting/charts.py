@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Callable, Iterator, List, Sequence, Tuple
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 from reporting.curve import Point
 from reporting.markup import escaped, fold, number, table
@@ -64,17 +64,22 @@ def line_chart(
     lines: Sequence[Line],
     form: Callable[[float], str] = number,
     is_log: bool = False,
+    from_zero: bool = False,
+    most: float = math.inf,
+    steps: Optional[Tuple[float, float]] = None,
     x_name: str = "step",
     heading: str = "h3",
 ) -> str:
     """A figure with the id `identity`; empty where no line has a point. `title` and names may hold any character.
 
-    `form` writes a value; `is_log` draws on a logarithmic scale, on which what is not positive has no place.
+    `form` writes a value; `is_log` draws on a logarithmic scale, on which what is not positive has no place;
+    `from_zero` keeps a positive figure's small changes small; `most` is what no value can exceed (1 for a share); `steps` are
+    the first and last of the axis, where other charts beside this one have more than its lines.
     """
     lines = [line for line in lines if line.points]
-    if not lines:
+    if not any(point.high > 0 or not is_log or point.broken for line in lines for point in line.points):
         return ""
-    axes = _axes(lines, form, is_log)
+    axes = _axes(lines, form, is_log, from_zero, most, steps)
     words = escaped(f"{title} by {x_name}. {' '.join(described(line, form, x_name) for line in lines)}", None)
     drawing = "".join([*_grid(axes, x_name), *(part for line in lines for part in _drawn(line, axes))])
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}"'
@@ -122,9 +127,18 @@ def _value_at(points: Sequence[Point], step: float, form: Callable[[float], str]
     return ""
 
 
-def _axes(lines: Sequence[Line], form: Callable[[float], str], is_log: bool) -> Axes:
+def _axes(
+    lines: Sequence[Line],
+    form: Callable[[float], str],
+    is_log: bool,
+    from_zero: bool,
+    most: float,
+    steps: Optional[Tuple[float, float]],
+) -> Axes:
     points = [point for line in lines for point in line.points]
     first, last = min(point.start for point in points), max(point.end for point in points)
+    if steps is not None:
+        first, last = min(first, steps[0]), max(last, steps[1])
     if first == last:
         first, last = first - 1, last + 1
     values = [value for point in points for value in (point.low, point.high) if math.isfinite(value)]
@@ -132,9 +146,9 @@ def _axes(lines: Sequence[Line], form: Callable[[float], str], is_log: bool) -> 
         values = [math.log10(value) for value in values if value > 0]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     room = (high - low) * 0.05 or abs(high) * 0.05 or 0.5
-    if not is_log and 0 <= low < 0.35 * high:
-        return Axes(first, last, 0.0, high + room, is_log, form)  # near zero: show it
-    return Axes(first, last, low - room, high + room, is_log, form)
+    if not is_log and low >= 0 and (from_zero or low <= 0.35 * high):
+        return Axes(first, last, 0.0, min(high + room, max(most, high)), is_log, form)
+    return Axes(first, last, low - room, min(high + room, max(most, high)), is_log, form)
 
 
 def _grid(axes: Axes, x_name: str) -> Iterator[str]:

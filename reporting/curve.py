@@ -45,7 +45,7 @@ class Curve:
                 self._points = in_pairs(self._points)
                 self._stride *= 2
 
-    def points(self, most: int = 240) -> List[Point]:
+    def points(self, most: int = 480) -> List[Point]:
         """At most `most` points for drawing."""
         points = self._points + ([of_values(self._waiting)] if self._waiting else [])
         while len(points) > most:

@@ -11,17 +11,13 @@ from reporting.story import Story
 RELOAD_SECONDS = 30
 SECTIONS: Tuple[Tuple[str, str, Callable[[Story], str]], ...] = (
     ("learning", "Learning", curves.learning),
-    ("speed", "Speed", curves.speed),
-    ("gradients", "Gradients", curves.gradients),
-    ("timeline", "The pipeline in a step", timeline.section),
+    ("effort", "Speed and gradients", curves.effort),
+    ("timeline", "A step, piece by piece", timeline.section),
     ("memory", "Memory", memory.section),
-    ("confusion", "Which classes are taken for which", classes.confusion),
-    ("roc", "How well each class is told apart", classes.roc),
-    ("per-class", "Class by class", classes.per_class),
-    ("prevalence", "How many samples a class has", classes.prevalence),
+    ("classes", "Class by class", classes.section),
     ("mistakes", "The most confident mistakes", pictures.mistakes),
     ("attention", "Where the model looked", pictures.attentions),
-    ("positions", "What the model knows of places", positions.section),
+    ("positions", "How positions resemble each other", positions.section),
     ("run", "What ran", settings.section),
 )
 

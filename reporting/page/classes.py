@@ -7,32 +7,48 @@ from typing import Iterator, List, Sequence, Tuple
 import numpy as np
 
 from reporting.charts import MARKERS
-from reporting.markup import NONE, bar, escaped, fold, name, number, percent, scrolling, table
+from reporting.markup import NONE, bar, escaped, fold, name, number, percent, plain, scrolling, table
 from reporting.records import ClassResult, Findings
 from reporting.story import Story, mean_auc
 
 MOST_IN_MAP = 30  # classes; of more, the most confused pairs are told
+MOST_IN_HALF = 12  # classes of a map in half of the page's width
 MOST_PAIRS, MOST_CURVES, MOST_ROWS, ENDS = 25, 30, 200, 20
 LEVELS = 9  # of a cell's ground in the style sheet
 SHORT = 18  # letters of a class's name at the map's edges
 SIDE, EDGE = 200, 24  # of a ROC curve's drawing
 
 
-def confusion(story: Story) -> str:
-    findings = story.findings
-    if findings is None or findings.confusion is None or not findings.confusion.size:
-        return ""
+def section(story: Story) -> str:
+    cards = [*_found(story.findings, story), *_prevalence(story)] if story.findings is not None else _prevalence(story)
+    curves = _roc(story.findings) if story.findings is not None else ""
+    return curves + (f'<div class="grid-of-charts">{"".join(cards)}</div>' if cards else "")
+
+
+def _found(findings: Findings, story: Story) -> List[str]:
+    """The cards of a validation's findings, but for curves."""
+    if findings.classes:
+        return [_class_table(findings)]
+    if findings.confusion is None or not findings.confusion.size:
+        return []
+    return [_confusion(findings, story), _recall_table(findings, story)]
+
+
+def _confusion(findings: Findings, story: Story) -> str:
+    assert findings.confusion is not None
     names = class_names(story, len(findings.confusion))
     matrix = findings.confusion
+    title = "<h3>Which classes are taken for which</h3>"
     hint = f"Rows are labels, columns answers{_whose(findings)}; {int(matrix.trace()):,} of {int(matrix.sum()):,} are right. "
     if len(matrix) <= MOST_IN_MAP:
         hint += "What is right stands on the diagonal; the ground darkens with the cell's share of its row."
-        return f'<p class="hint">{hint}</p><div class="card">{_map(matrix, names)}</div>'
+        wide = " wide" if len(matrix) > MOST_IN_HALF else ""
+        return f'<div class="card{wide}">{title}<p class="note">{hint}</p>{_map(matrix, names)}</div>'
     pairs = table(
         "The most confused pairs", ["label", "answer", "samples", "of the label's"], _pairs(matrix, names), "words"
     )
     hint = f"{int(matrix.trace()):,} of {int(matrix.sum()):,} samples are right{_whose(findings)}."
-    return f'<p class="hint">{hint}</p><div class="card">{pairs}</div>'
+    return f'<div class="card">{title}<p class="note">{hint}</p>{pairs}</div>'
 
 
 def class_names(story: Story, count: int) -> List[str]:
@@ -83,9 +99,8 @@ def _pairs(matrix: np.ndarray, names: Sequence[str]) -> Iterator[List[str]]:
         yield [name(names[row]), name(names[column]), f"{wrong[row, column]:,}", f"{percent(share)} {bar(share)}"]
 
 
-def roc(story: Story) -> str:
-    findings = story.findings
-    if findings is None or not findings.classes:
+def _roc(findings: Findings) -> str:
+    if not findings.classes:
         return ""
     drawn = [result for result in findings.classes if result.curve][:MOST_CURVES]
     auc = mean_auc(findings)
@@ -118,8 +133,10 @@ def _curve(result: ClassResult) -> str:
     if result.sensitivity is not None and result.specificity is not None:
         at = place((1 - result.specificity, result.sensitivity))
         ring = f'<path class="mark s1" transform="translate({at})" d="{MARKERS[0]}"/>'
-    words = f"ROC curve of {result.name}: area {number(result.auc)}, sensitivity {number(result.sensitivity)} and specificity "
-    words += f"{number(result.specificity)} at threshold {number(result.threshold)}"
+    words = (
+        f"ROC curve of {plain(result.name)}: area {number(result.auc)}, sensitivity {number(result.sensitivity)} and "
+    )
+    words += f"specificity {number(result.specificity)} at threshold {number(result.threshold)}"
     frame = f'<path class="axis" fill="none" d="M{EDGE} {EDGE}V{SIDE - EDGE}H{SIDE - EDGE}"/>'
     chance = f'<path class="grid" d="M{EDGE} {SIDE - EDGE}L{SIDE - EDGE} {EDGE}"/>'
     size = f'viewBox="{EDGE - 8} {EDGE - 8} {inner + 16} {inner + 16}"'
@@ -130,24 +147,23 @@ def _curve(result: ClassResult) -> str:
     )
 
 
-def per_class(story: Story) -> str:
-    findings = story.findings
-    if findings is None:
-        return ""
-    if findings.classes:
-        headers = ["class", "AUC", "positive", "negative", "threshold", "sensitivity", "specificity"]
-        rows = [_class_row(result) for result in findings.classes[:MOST_ROWS]]
-        caption = "Sensitivity and specificity are those at the threshold"
-        return f'<div class="card">{table(caption, headers, rows, "figures")}</div>'
-    if findings.confusion is None or not findings.confusion.size:
-        return ""
-    names = class_names(story, len(findings.confusion))
+def _class_table(findings: Findings) -> str:
+    headers = ["class", "AUC", "positive", "negative", "threshold", "sensitivity", "specificity"]
+    rows = [_class_row(result) for result in findings.classes[:MOST_ROWS]]
+    shown = table("Sensitivity and specificity are those at the threshold", headers, rows, "figures")
+    return f'<div class="card wide"><h3>Areas and thresholds</h3>{shown}</div>'
+
+
+def _recall_table(findings: Findings, story: Story) -> str:
+    matrix = findings.confusion
+    assert matrix is not None
+    names = class_names(story, len(matrix))
     headers = ["class", "found (recall)", "precision", "F1", "samples", "answers"]
-    rows = [_confusion_row(findings.confusion, label, names[label]) for label in _hardest_first(findings.confusion)]
+    rows = [_confusion_row(matrix, label, names[label]) for label in _hardest_first(matrix)]
     shown = table("The hardest first", headers, rows[:MOST_IN_MAP], "figures")
     rest = rows[MOST_IN_MAP:MOST_ROWS]
     more = fold("more-classes", f"{len(rest)} more", table("The next ones", headers, rest, "figures")) if rest else ""
-    return f'<div class="card">{shown}{more}</div>'
+    return f'<div class="card"><h3>How well each class is found</h3>{shown}{more}</div>'
 
 
 def _class_row(result: ClassResult) -> List[str]:
@@ -173,10 +189,11 @@ def _confusion_row(matrix: np.ndarray, label: int, title: str) -> List[str]:
     return [name(title), found, percent(precision), percent(f1), f"{samples:,}", f"{answers:,}"]
 
 
-def prevalence(story: Story) -> str:
+def _prevalence(story: Story) -> List[str]:
+    """How often classes occur in training: one card, or two where there are many."""
     run = story.run
-    if run is None or not run.class_counts or not any(run.class_counts):
-        return ""
+    if run is None or not any(run.class_counts):
+        return []
     names = class_names(story, len(run.class_counts))
     order = sorted(range(len(names)), key=lambda label: -run.class_counts[label])
     largest, total = run.class_counts[order[0]], run.num_train or 1
@@ -186,9 +203,12 @@ def prevalence(story: Story) -> str:
         return [name(names[label]), f"{count:,} {bar(count / largest)}", percent(count / total)]
 
     headers = ["class", "training samples", "share"]
+    title = "<h3>How many training samples each class has</h3>"
     if len(order) <= 2 * ENDS:
-        return f'<div class="card">{table("Training samples by class", headers, map(row, order), "figures")}</div>'
+        return [
+            f'<div class="card">{title}{table("Training samples by class", headers, map(row, order), "figures")}</div>'
+        ]
     first, last = order[:ENDS], order[-ENDS:]
     most = table(f"The {ENDS} most frequent of {len(order):,} classes", headers, map(row, first), "figures")
     least = table(f"The {ENDS} least frequent", headers, map(row, last), "figures")
-    return f'<div class="grid-of-charts"><div class="card">{most}</div><div class="card">{least}</div></div>'
+    return [f'<div class="card">{title}{most}</div>', f'<div class="card">{title}{least}</div>']

@@ -18,27 +18,31 @@ def learning(story: Story) -> str:
     charts = [
         line_chart("loss", "Loss", _steps(story, "loss") + _scores(story, "loss")),
         _score_chart(story, "auc", lambda value: f"{value:.4f}"),
-        line_chart("accuracy", "Accuracy", _steps(story, "accuracy") + _accuracy(story), percent),
+        line_chart("accuracy", "Accuracy", _steps(story, "accuracy") + _accuracy(story), percent, most=1.0),
         *(_score_chart(story, name, percent) for name in _further(story)),
         line_chart("learning-rate", "Learning rate", _steps(story, "learning_rate")),
     ]
     return _grid(charts)
 
 
-def speed(story: Story) -> str:
+def effort(story: Story) -> str:
+    """Speed, data wait and gradients."""
     charts = [
-        line_chart("throughput", "Images a second", _steps(story, "images_per_second")),
-        line_chart("data-wait", "Share of a step that went by waiting for data", _steps(story, "data_wait"), percent),
+        line_chart("throughput", "Images a second", _steps(story, "images_per_second"), from_zero=True),
+        line_chart(
+            "data-wait",
+            "Share of a step that went by waiting for data",
+            _steps(story, "data_wait"),
+            percent,
+            from_zero=True,
+            most=1.0,
+        ),
+        line_chart("grad-norm", "Gradient norm, before clipping", _steps(story, "grad_norm"), is_log=True),
     ]
-    hint = '<p class="hint">The first steps are left out: memory is allocated and code compiled in them.</p>'
-    return hint + _grid(charts) if any(charts) else ""
-
-
-def gradients(story: Story) -> str:
-    charts = [line_chart("grad-norm", "Gradient norm, before clipping", _steps(story, "grad_norm"), is_log=True)]
     if any(point.low != 1 or point.high != 1 for line in _steps(story, "loss_scale") for point in line.points):
         charts.append(line_chart("loss-scale", "Loss scale", _steps(story, "loss_scale"), is_log=True))
-    return _grid(charts)
+    hint = '<p class="hint">The first steps\' speed is left out: memory is allocated and code compiled in them.</p>'
+    return hint + _grid(charts) if any(charts) else ""
 
 
 def _accuracy(story: Story) -> List[Line]:
@@ -56,7 +60,8 @@ def _further(story: Story) -> List[str]:
 def _score_chart(story: Story, name: str, form: Form) -> str:
     title = SCORE_NAMES.get(name, name.replace("_", " "))
     identity = "score-" + "".join(letter if letter.isalnum() else "-" for letter in name)
-    return line_chart(identity, title[:1].upper() + title[1:], _scores(story, name), form)
+    steps = (1.0, float(story.last_step.step)) if story.last_step is not None else None
+    return line_chart(identity, title[:1].upper() + title[1:], _scores(story, name), form, most=1.0, steps=steps)
 
 
 def _steps(story: Story, name: str) -> List[Line]:

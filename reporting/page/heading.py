@@ -107,7 +107,7 @@ def _tiles(story: Story) -> Iterator[Tuple[str, str, str]]:
         yield "training loss", number(step.loss), f"step {step.step:,}"
     yield from _speeds(story)
     if summary is not None:
-        yield "time", duration(summary.seconds), f"{summary.steps:,} steps"
+        yield "time", duration(summary.seconds), f"{summary.steps:,} step{'s' * (summary.steps != 1)}"
 
 
 def _speeds(story: Story) -> List[Tuple[str, str, str]]:

@@ -24,4 +24,5 @@ def section(story: Story) -> str:
     ]
     left = f" The first {MOST_SHOWN} of {len(processes):,} processes." if len(processes) > MOST_SHOWN else ""
     caption = f"The most that each process has held up to step {story.memory.step:,}.{left}"
-    return f'<div class="card">{table(caption, ["process", "at most", "of what"], rows, "words")}</div>'
+    shown = table(caption, ["process", "at most", "of what"], rows, "figures")
+    return f'<div class="grid-of-charts"><div class="card">{shown}</div></div>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Tuple
+from typing import Tuple, Union
 
 import numpy as np
 
@@ -41,24 +41,27 @@ def attentions(story: Story) -> str:
 
 def _mistake(one: Mistake) -> str:
     shown = picture(one.picture, f"the validation sample {one.index}") if one.picture is not None else ""
-    return f"<li>{shown}{_answer(one)}</li>"
+    return f"<li>{shown}{_answer(one, percent(one.probability))}</li>"
 
 
 def _attention(view: AttentionView) -> str:
     shown = picture(view.picture, "a sample as the model sees it") + picture(
         view.overlay, "the same under its attention"
     )
-    return f'<li><div class="pair">{shown}</div>{_answer(view)}</li>'
+    said = f"{percent(view.probability)}, {_verdict(view)}"
+    return f'<li><div class="pair">{shown}</div>{_answer(view, said)}</li>'
 
 
-def _answer(one: object) -> str:
+def _verdict(one: Union[Mistake, AttentionView]) -> str:
+    return "right" if one.wanted == one.answered else "wrong"
+
+
+def _answer(one: Union[Mistake, AttentionView], said: str) -> str:
     """Name, label and answer in words."""
-    assert isinstance(one, (Mistake, AttentionView))
-    verdict = "right" if one.wanted == one.answered else "wrong"
     return (
-        f'<p class="name">{name(one.name, LONGEST_NAME)}</p><dl class="{verdict}">'
+        f'<p class="name">{name(one.name, LONGEST_NAME)}</p><dl class="{_verdict(one)}">'
         f"<dt>is</dt><dd>{name(one.wanted, LONGEST_NAME)}</dd>"
-        f"<dt>answer</dt><dd>{name(one.answered, LONGEST_NAME)} <small>{percent(one.probability)}, {verdict}</small></dd></dl>"
+        f"<dt>answer</dt><dd>{name(one.answered, LONGEST_NAME)} <small>{said}</small></dd></dl>"
     )
 
 

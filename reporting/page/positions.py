@@ -14,6 +14,7 @@ MOST_MAPS = 16  # a side
 MOST_CELLS = 28  # of a map's side
 # From least to most alike; it grows lighter all the way, for eyes that do not tell the hues apart.
 COLOURS = ((24, 16, 60), (98, 28, 108), (188, 54, 84), (240, 132, 44), (252, 232, 128))
+SHEET = 480  # pixels, about, of all maps
 RULE = 128  # grey of the lines between maps
 
 
@@ -49,12 +50,16 @@ def sheet(similarity: np.ndarray) -> Tuple[bytes, Tuple[int, int]]:
     maps = similarity[np.ix_(*chosen, *cells)].astype(np.float64)
     span = float(similarity.max() - similarity.min()) or 1.0
     colours = coloured((maps - float(similarity.min())) / span)  # [rows, columns, r, c, 3]
-    framed = np.full((*maps.shape[:2], maps.shape[2] + 1, maps.shape[3] + 1, 3), RULE, np.uint8)
-    framed[:, :, :-1, :-1] = colours
+    times = max(1, SHEET // (maps.shape[0] * maps.shape[2]))
+    colours = colours.repeat(times, axis=2).repeat(times, axis=3)
+    maps = maps.repeat(times, axis=2).repeat(times, axis=3)
+    rule = 2 if times > 2 else 1
+    framed = np.full((*maps.shape[:2], maps.shape[2] + rule, maps.shape[3] + rule, 3), RULE, np.uint8)
+    framed[:, :, :-rule, :-rule] = colours
     pixels = framed.transpose(0, 2, 1, 3, 4).reshape(
         maps.shape[0] * framed.shape[2], maps.shape[1] * framed.shape[3], 3
     )
-    image = Image.fromarray(np.ascontiguousarray(pixels[:-1, :-1]))
+    image = Image.fromarray(np.ascontiguousarray(pixels[:-rule, :-rule]))
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue(), image.size

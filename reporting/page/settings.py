@@ -25,20 +25,20 @@ def section(story: Story) -> str:
     keys = sorted(run.settings.items())
     given = [(key, value) for key, value in keys if key in run.given]
     about = [("machine", run.machine), *run.versions.items()]
-    parts = [
-        table("Machine and versions", ["", ""], ([escaped(key), escaped(value, None)] for key, value in about), "words")
-    ]
+    rows = ([escaped(key), escaped(value, None)] for key, value in about)
+    parts = [f"<h3>Machine and versions</h3>{table('Of the main process', ['what', 'which'], rows, 'words')}"]
+    if given:
+        parts.append(f"<h3>Keys</h3>{_keys('Those that the config or a flag gives', given)}")
+    cards = [f'<div class="card">{part}</div>' for part in parts]
     if run.plan.strip():
         plan = scrolling("Device allocation", f"<pre>{block(run.plan)}</pre>")
-        parts.append(f"<h3>Device allocation</h3>{plan}")
-    if given:
-        parts.append(_keys("Keys that the config or a flag gives", given))
-    parts.append(fold("all-keys", f"All {len(keys)} keys", _keys("All keys", keys)))
+        cards.append(f'<div class="card wide"><h3>Device allocation</h3>{plan}</div>')
+    folds = [fold("all-keys", f"All {len(keys)} keys", _keys("All keys", keys))]
     notes = [note for note in story.notes if note != run.plan]
     if notes:
         entries = "".join(f"<li>{escaped(note, 400)}</li>" for note in notes)
-        parts.append(fold("notes", f"What the run said ({len(notes)})", f"<ul>{entries}</ul>"))
-    return "".join(f'<div class="card">{part}</div>' for part in parts)
+        folds.append(fold("notes", f"What the run said ({len(notes)})", f"<ul>{entries}</ul>"))
+    return f'<div class="grid-of-charts">{"".join(cards)}<div class="card wide folds">{"".join(folds)}</div></div>'
 
 
 def _keys(caption: str, entries: Iterable[Tuple[str, object]]) -> str:

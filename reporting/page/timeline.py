@@ -14,13 +14,14 @@ GAP = 44  # for what is left out
 MOST_DRAWN = 24  # micro-batches; of more, the beginning and the end are drawn
 ENDS = 10  # micro-batches' time at each end, where the middle is left out
 MOST_ROWS, MOST_SPANS = 32, 6000
+THIN = 5  # height of a sending beside the work that goes on
 THINNEST = 1.5  # a span is there, however short
 KINDS = {
     "forward": "forward",
     "backward": "backward (hatched)",
     "update": "weight update (dotted)",
     "data": "waiting for data (striped)",
-    "send": "sending and receiving (half as high)",
+    "send": "sending and receiving (thin)",
 }
 
 
@@ -145,7 +146,7 @@ def _bar(span: Span, left: float, right: float) -> str:
     top = TOP + span.row * ROW + 17
     height = BAR
     if span.kind == "send":
-        top, height = top + BAR // 2, BAR // 2
+        top, height = top + BAR - THIN, THIN
     width = max(right - left, THINNEST)
     bar = f'<rect {_fill(span.kind)} x="{left:.1f}" y="{top}" width="{width:.1f}" height="{height}"/>'
     label = str(span.micro_batch + 1)
@@ -170,7 +171,7 @@ def _time(seconds: float) -> str:
 
 
 def _sample(kind: str) -> str:
-    height = 6 if kind == "send" else 12
+    height = THIN if kind == "send" else 12
     return (
         f'<svg class="sample" viewBox="0 0 36 12" aria-hidden="true"><rect {_fill(kind)} y="{12 - height}" width="36" '
         f'height="{height}"/></svg>'

@@ -53,7 +53,7 @@ def run_record(**fields: Any) -> RunRecord:
             "dataset_path": "data",
             "micro_batch_size": 4,
         },
-        "plan": "stage  units           device\n-----  --------------  ------\n0      embed, block 0  cpu:0\n1      block 1         cpu:1",
+        "plan": "stage  units           device\n-----  --------------  ------\n    0  embed, block 0  cpu:0",
         "runtime": "pipeline",
         "versions": {"Python": "3.11.7", "torch": "2.13.0"},
         "machine": "a machine with 2 cores",
@@ -219,10 +219,10 @@ def tell_multi_label(reporter: Reporter) -> None:
 
 def tell_hostile(reporter: Reporter) -> None:
     """Names that would break out of a page, figures that are not finite, and a run that ends by an error."""
-    reporter.began(
-        run_record(name=NASTY[0], class_names=NASTY, class_counts=tuple(range(len(NASTY))), plan="\n".join(NASTY), machine=NASTY[1],
-                   settings={"run_name": NASTY[3], NASTY[0]: list(NASTY)}, given=("run_name",), versions={NASTY[2]: NASTY[0]})
-    )  # fmt: skip
+    settings = {"run_name": NASTY[3], NASTY[0]: list(NASTY)}
+    about = {"settings": settings, "versions": {NASTY[2]: NASTY[0]}, "plan": "\n".join(NASTY), "machine": NASTY[1]}
+    counts = tuple(range(len(NASTY)))
+    reporter.began(run_record(name=NASTY[0], class_names=NASTY, class_counts=counts, given=("run_name",), **about))
     for name in NASTY:
         reporter.note(name)
     for step in range(1, 61):
@@ -250,24 +250,24 @@ def tell_one_step(reporter: Reporter) -> None:
 def tell_huge(reporter: Reporter) -> None:
     """A thousand classes, 64 stages, thousands of steps, and as many pictures as anyone may send."""
     names = tuple(f"class number {label} with a name of some length" for label in range(1000))
-    reporter.began(run_record(name="huge", class_names=names, class_counts=tuple(range(1, 1001)), num_steps=30_000))
-    for step in range(1, 30_001):
-        reporter.step(step_record(step, 30_000, loss_scale=2.0 ** (step // 3000)))
-        if step % 300 == 0:
-            reporter.validated(validation_record(step, 30_000))
+    reporter.began(run_record(name="huge", class_names=names, class_counts=tuple(range(1, 1001)), num_steps=5_000))
+    for step in range(1, 5_001):
+        reporter.step(step_record(step, 5_000, loss_scale=2.0 ** (step // 500)))
+        if step % 50 == 0:
+            reporter.validated(validation_record(step, 5_000))
     draw = np.random.default_rng(1)
-    noise = draw.integers(0, 256, (100, 512, 512, 3), np.uint8)
+    noise = draw.integers(0, 256, (40, 400, 400, 3), np.uint8)
     wrong = tuple(
         Mistake(k, f"images/{k}.jpg", names[k], names[k + 1], 0.9, picture) for k, picture in enumerate(noise)
     )
-    reporter.found(Findings(30_000, confusion=confusion(1000), classes=classes(names), mistakes=wrong))
+    reporter.found(Findings(5_000, confusion=confusion(1000), classes=classes(names), mistakes=wrong))
     shown = tuple(AttentionView(f"{k}", "a", "b", 0.9, picture, picture) for k, picture in enumerate(noise))
-    reporter.viewed(ModelViews(30_000, shown, draw.random((32, 32, 32, 32), np.float32)))
+    reporter.viewed(ModelViews(5_000, shown, draw.random((32, 32, 32, 32), np.float32)))
     reporter.traced(timeline(64, 128))
     reporter.held(
         MemoryRecord(1, tuple(ProcessMemory(f"rank {k}", k * 10**9, "GPU memory in tensors") for k in range(2000)))
     )
-    reporter.finished(Summary(30_000, 90_000.0))
+    reporter.finished(Summary(5_000, 90_000.0))
 
 
 KINDS: Dict[str, Callable[[Reporter], None]] = {

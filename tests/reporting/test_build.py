@@ -25,15 +25,8 @@ class Settings(SimpleNamespace):
 
 @pytest.fixture
 def settings():
-    return Settings(
-        report=True,
-        wandb=False,
-        quiet=False,
-        wandb_project_name="torch-vit",
-        wandb_run_name=None,
-        run_name=None,
-        resume_step=None,
-    )
+    names = dict.fromkeys(("wandb_run_name", "run_name", "resume_step"))
+    return Settings(report=True, wandb=False, quiet=False, wandb_project_name="torch-vit", **names)
 
 
 @pytest.fixture
