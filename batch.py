@@ -48,5 +48,6 @@ class EvalBatch:
 
     num_valid: int
     rows: Tensor  # int64 [at most num_valid]
+    indices: Tensor  # int64 [num_valid], of its samples in the validation set
     images: Optional[Tensor]  # uint8 [B, C, H, W]
     targets: Optional[Tensor]  # int64 [B], or uint8 [B, K]

@@ -33,6 +33,7 @@ class Progress:
     samples_per_step: int = 0
     shift: int = 0  # host steps more than the data's position says, since the batch size has changed on resuming
     best_top1: Optional[float] = None
+    best_auc: Optional[float] = None  # of that step, where images have several labels
     best_step: Optional[int] = None
     validated_step: Optional[int] = None  # the newest step that was validated
     validations_since_best: int = 0
@@ -68,7 +69,7 @@ def read_run_details(step_folder: Path) -> Dict[str, Any]:
 
 def read_progress(step_folder: Path) -> Progress:
     """Raises UserError where run.json is missing or damaged."""
-    details = {"backend": "torch", **read_run_details(step_folder)}  # which the first steps did not say
+    details = {"backend": "torch", "best_auc": None, **read_run_details(step_folder)}  # which older steps do not say
     try:
         return Progress(**{field.name: details[field.name] for field in fields(Progress)})
     except KeyError as error:

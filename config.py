@@ -125,6 +125,9 @@ class Config(BaseModel):
         when=lambda c, r: c.validation_epochs > 0,
         gt=0,
     )
+    balanced_sampling: bool = key(
+        False, TRAINING, "each class is drawn equally often in an epoch: rare images repeat, others wait"
+    )
     on_nonfinite: Literal["stop", "skip"] = key("stop", TRAINING, "what a gradient that is not finite does to the run")
     precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
     compile: Literal["auto", "on", "off"] = key(
@@ -286,7 +289,10 @@ class Config(BaseModel):
     lr_schedule: Literal["constant", "linear", "cosine"] = key(
         "constant", OPTIMISER, "after the warm-up, over host steps"
     )
-    warmup_steps: int = key(0, OPTIMISER, "host steps of linear rise", ge=0)
+    warmup_steps: int = key(0, OPTIMISER, "host steps of linear rise", when=lambda c, r: not c.warmup_ratio, ge=0)
+    warmup_ratio: float = key(
+        0.0, OPTIMISER, "the same as a share of the run's host steps; above 0 it wins over warmup_steps", ge=0, lt=1
+    )
     weight_decay: float = key(0.0, OPTIMISER, "of weights with two dimensions or more", ge=0)
     layer_decay: float = key(
         1.0, OPTIMISER, "each layer's learning rate is the next one's times this, from the head down", gt=0, le=1
@@ -357,6 +363,11 @@ class Config(BaseModel):
         when=lambda c, r: c.stores_16_bits and c.optimizer not in ("SGD", "Lion"),
     )
     loss: Literal["CELoss", "SigmoidCELoss"] = key("CELoss", OPTIMISER, "softmax or sigmoid cross entropy")
+    positive_weights: Optional[Union[float, Literal["balanced"], Tuple[float, ...]]] = key(
+        None,
+        OPTIMISER,
+        "factor of the loss of labels that are there, one or one a label; balanced: negatives / positives of the training set",
+    )
     label_smoothing: float = key(0.0, OPTIMISER, "share of the target spread over all classes", ge=0, lt=1)
 
     runtime: Literal["auto", "single", "pipeline", "ipu"] = key("auto", PLACES, "how stages run (auto: see README)")

@@ -177,7 +177,33 @@ def _shown(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _in_the_loss_weights(config: Config) -> Iterator[Mismatch]:
+    weights = config.positive_weights
+    if weights is None:
+        return
+    if config.loss != "SigmoidCELoss":
+        yield Mismatch(
+            ("positive_weights", "loss"),
+            f"positive_weights are factors of binary cross entropies, and loss = {config.loss} has none.",
+            "Give loss = SigmoidCELoss, or positive_weights = null (balanced_sampling serves any loss).",
+        )
+    numbers = weights if isinstance(weights, tuple) else (weights,)
+    if weights != "balanced" and not all(isinstance(number, (int, float)) and number > 0 for number in numbers):
+        yield Mismatch(
+            ("positive_weights",),
+            f"positive_weights = {list(numbers)} is not possible.",
+            "Give numbers above 0; 1 changes nothing.",
+        )
+    if isinstance(weights, tuple) and len(weights) != config.num_labels:
+        yield Mismatch(
+            ("positive_weights", "num_labels"),
+            f"positive_weights has {len(weights)} numbers for num_labels = {config.num_labels}.",
+            f"Give one for all labels, {config.num_labels} in the order of the labels, or balanced.",
+        )
+
+
 def _in_the_training(config: Config) -> Iterator[Mismatch]:
+    yield from _in_the_loss_weights(config)
     if config.resume_step is not None and not config.resume_training_from_checkpoint:
         yield Mismatch(
             ("resume_step",),

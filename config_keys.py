@@ -68,7 +68,12 @@ class KeyInfo:
             return f"one of {', '.join(self.choices)}"
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         many = {int: "whole numbers", float: "numbers", str: "names"}
-        words = [f"a list of {many[get_args(t)[0]]}" if get_origin(t) is tuple else names[t] for t in self._options]
+        words = []
+        for option in self._options:
+            if get_origin(option) is Literal:
+                words.append(" or ".join(get_args(option)))
+            else:
+                words.append(f"a list of {many[get_args(option)[0]]}" if get_origin(option) is tuple else names[option])
         return " or ".join(words)
 
     def help_text(self) -> str:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Tuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, Optional, Tuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from errors import UserError
 from models.losses import classification_loss, pack_targets
+from reporting.records import ClassResult
+from roc import mean_auc
 
 TOP_K = 5
+
+
+class Wrong(NamedTuple):
+    """A sample that was answered wrongly; compares by how confident the answer was."""
+
+    probability: float  # of the answer
+    sample: int  # its index in the validation set
+    label: int  # that it has; with several labels an image, the one that was answered wrongly
+    answer: int  # with several labels an image, 1: the label is there, 0: it is not
+
+
+class Outcome(NamedTuple):
+    """What a whole pass has shown besides its sums, the same in every process."""
+
+    confusion: Optional[np.ndarray] = None  # int64 [K, K], rows: labels, columns: answers
+    classes: Tuple[ClassResult, ...] = ()
+    wrong: Tuple[Wrong, ...] = ()  # the most confident first
+
+
+NOTHING = Outcome()
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,12 @@ class EvalResult:
     top5: float
     num_samples: int
     multi_label: bool = False
+    outcome: Outcome = field(default=NOTHING, compare=False)
+
+    @property
+    def auc(self) -> Optional[float]:
+        """Mean area under the ROC curves of the labels that have one; None with one label an image."""
+        return mean_auc(self.outcome.classes)
 
 
 def empty_totals() -> Tensor:
@@ -58,9 +87,9 @@ def _ranks_right(logits: Tensor, labels: Tensor) -> Tuple[float, float]:
     return float(hits[:, :1].sum()), float(hits.sum())
 
 
-def result_of(totals: Tensor, multi_label: bool = False) -> EvalResult:
+def result_of(totals: Tensor, multi_label: bool = False, outcome: Outcome = NOTHING) -> EvalResult:
     """Raises UserError where no sample counts."""
     loss, top1, top5, count = totals.tolist()
     if not count:
         raise UserError("none of the validation images could be read.\n       Look at them with verify.py.")
-    return EvalResult(loss / count, top1 / count, top5 / count, int(count), multi_label)
+    return EvalResult(loss / count, top1 / count, top5 / count, int(count), multi_label, outcome)

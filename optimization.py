@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple, Type
 
@@ -28,9 +29,14 @@ def learning_rate_of(config: Config, step: int, num_steps: int) -> float:
         step,
         base=config.learning_rate or 0.0,
         schedule=config.lr_schedule,
-        warmup_steps=config.warmup_steps,
+        warmup_steps=warmup_steps_of(config, num_steps),
         num_steps=num_steps,
     )
+
+
+def warmup_steps_of(config: Config, num_steps: int) -> int:
+    """Of a run of `num_steps`; a share of them is rounded up, as Hugging Face's Trainer does."""
+    return math.ceil(config.warmup_ratio * num_steps) if config.warmup_ratio else config.warmup_steps
 
 
 def weight_decay_of(parameter: nn.Parameter, config: Config) -> float:

@@ -53,7 +53,7 @@ def resume(config: Config, runtime: Runtime, steps_per_epoch: int, data: str) ->
     notes += _take_on_batch(progress, steps_per_epoch, config.samples_per_step)
     more, has_best = decided_by_main(runtime, lambda: _tidy(step_folder, progress, config))
     if not has_best:
-        progress.best_top1 = progress.best_step = None
+        progress.best_top1 = progress.best_auc = progress.best_step = None
     return run_folder, progress, notes + more
 
 

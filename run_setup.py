@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from agreement import check_folder_is_shared, decided_by_main, raise_together
 from allocation import allocation_table
 from checkpoint import Progress
+from class_balance import balance_notes, with_positive_weights
 from dataset.bad_images import BadImageLog
 from dataset.base import fingerprint
 from dataset.held_out import Subset
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 def prepare_run(config: Config, placement: Placement) -> Run:
     """Everything that `training.fit` needs, the first notes printed. Raises UserError for what cannot be had."""
     config = with_epsilon_of_the_run(config)
-    source, held_out, runtime = _open_and_join(config, placement)
+    config, source, held_out, runtime = _open_and_join(config, placement)
     _check_same_everywhere(runtime, (source, held_out))
     bad_images = BadImageLog()
     train = TrainLoader(source, config, runtime.share, runtime.from_first_stage, bad_images)
@@ -71,14 +72,17 @@ def prepare_run(config: Config, placement: Placement) -> Run:
     return run
 
 
-def _open_and_join(config: Config, placement: Placement) -> Tuple[Source, Optional[Source], Runtime]:
-    """Training data, validation data and the runtime. Where a host has no data, all say so, and none waits for it."""
+def _open_and_join(config: Config, placement: Placement) -> Tuple[Config, Source, Optional[Source], Runtime]:
+    """The config with what the data decides, training data, validation data and the runtime. Where a host has no data, all say
+    so, and none waits for it.
+    """
     problem, source, held_out = "", None, None
     try:
         source = open_source(config, "train")
         if source is None:
             raise UserError(f"dataset = {config.dataset} has no training images.")
         held_out = open_source(config, "validation")
+        config = with_positive_weights(config, source)
     except UserError as error:
         if not spans_hosts():
             raise
@@ -86,7 +90,7 @@ def _open_and_join(config: Config, placement: Placement) -> Tuple[Source, Option
     runtime = build_runtime(config, placement)
     raise_together(runtime, problem)
     assert source is not None
-    return source, held_out, runtime
+    return config, source, held_out, runtime
 
 
 def evaluation_loader(
@@ -128,7 +132,8 @@ def data_notes(
         )
     if config.validation_split and config.dataset != "chest_xray" and not isinstance(held_out, (Subset, type(None))):
         notes.append("validation_split is not used: the data has a validation set of its own")
-    if train.dropped:
+    notes += balance_notes(config, source, held_out if config.validation_epochs else None)
+    if train.dropped and not config.balanced_sampling:
         notes.append(
             f"each epoch leaves {train.dropped:,} images out, others every time: it makes {train.steps_per_epoch:,} whole host "
             f"step{'s' * (train.steps_per_epoch > 1)} of {config.samples_per_step:,}"
@@ -138,7 +143,7 @@ def data_notes(
             "no validation set found: the run is not validated (--validation-split 0.2 would hold a share out)"
         )
     num_steps = number_of_steps(config, train.steps_per_epoch)
-    if config.warmup_steps >= num_steps:
+    if config.warmup_steps >= num_steps and not config.warmup_ratio:
         notes.append(
             f"warmup_steps = {config.warmup_steps:,}: the learning rate rises through all {num_steps:,} steps of the run"
         )

@@ -20,6 +20,7 @@ import metrics
 from batch import HostBatch
 from dataset.bad_images import FILE_NAME
 from errors import UserError
+from findings import findings_of, gather_for
 from optimization import learning_rate_of
 from reporting.base import Reporter
 from reporting.records import StepRecord, Summary, ValidationRecord
@@ -54,6 +55,8 @@ class Run:
     next_command: Optional[str] = None
     resume_command: Optional[str] = None
     last_finite: str = ""  # the figures of the newest step in which all were finite
+    evaluated: int = 0  # validation images so far, of all passes
+    evaluation_seconds: float = 0.0
 
     @property
     def num_steps(self) -> int:
@@ -193,18 +196,21 @@ def _prepare(run: Run) -> None:
 def evaluate(
     runtime: Runtime, loader: EvalLoader, loss_kind: str, progressed: Optional[Callable[[int], None]] = None
 ) -> metrics.EvalResult:
-    """Loss (the config's `loss`), top-1 and top-5 over every sample of the loader's set, once; the same in every process.
+    """Loss (the config's `loss`), scores and findings over every sample of the loader's set, once; the same in every process.
 
     `progressed` is called with the number of samples that this process has gone through, batch by batch.
     """
-    totals = metrics.empty_totals()
+    totals, gathered = metrics.empty_totals(), gather_for(loader, loss_kind)
     for batch in loader:
         logits = runtime.predict(batch.images)
         if logits is not None and batch.targets is not None:
             totals += metrics.batch_totals(logits, batch.targets, batch.rows, loss_kind)
+            if gathered is not None:
+                gathered.add(batch, logits)
         if progressed is not None:
             progressed(batch.num_valid)
-    return metrics.result_of(runtime.sum_totals(totals), loader.multi_label)
+    outcome = gathered.over_all(runtime) if gathered is not None else metrics.NOTHING
+    return metrics.result_of(runtime.sum_totals(totals), loader.multi_label, outcome)
 
 
 def _host_batches(run: Run) -> Iterator[HostBatch]:
@@ -331,9 +337,10 @@ def _validate(run: Run, averaged: bool = False, may_be_best: bool = True) -> boo
     begun = time.perf_counter()
     progress = run.progress
     result = evaluate(run.runtime, run.validation, run.config.loss, run.validating())
-    is_best = may_be_best and (progress.best_top1 is None or result.top1 > progress.best_top1)
+    seconds = time.perf_counter() - begun  # what follows is for reports
+    is_best = may_be_best and _is_best(progress, result)
     if is_best:
-        progress.best_top1, progress.best_step = result.top1, progress.step
+        progress.best_top1, progress.best_auc, progress.best_step = result.top1, result.auc, progress.step
     if may_be_best:
         progress.validations_since_best = 0 if is_best else progress.validations_since_best + 1
     record = ValidationRecord(
@@ -343,14 +350,27 @@ def _validate(run: Run, averaged: bool = False, may_be_best: bool = True) -> boo
         top1=result.top1,
         top5=result.top5,
         num_samples=result.num_samples,
-        seconds=time.perf_counter() - begun,
+        seconds=seconds,
         is_best=is_best,
         multi_label=result.multi_label,
         averaged=averaged,
+        auc=result.auc,
     )
+    run.evaluated, run.evaluation_seconds = run.evaluated + result.num_samples, run.evaluation_seconds + seconds
     for reporter in run.reporters:
         reporter.validated(record)
+    if run.reporters:
+        findings = findings_of(result.outcome, run.validation, progress.step, averaged)
+        for reporter in run.reporters:
+            reporter.found(findings)
     return is_best
+
+
+def _is_best(progress: Progress, result: metrics.EvalResult) -> bool:
+    """By AUC where there is one, and never again by the share of right labels once there was; else by top-1."""
+    if result.auc is not None:
+        return progress.best_auc is None or result.auc > progress.best_auc
+    return progress.best_auc is None and (progress.best_top1 is None or result.top1 > progress.best_top1)
 
 
 def _no_longer_improves(run: Run) -> bool:
@@ -393,8 +413,10 @@ def _finish(run: Run, watch: Stopwatch, code: int) -> None:
         images_per_second=watch.images_per_second(),
         data_wait_share=watch.data_wait_share(),
         best_top1=run.progress.best_top1,
+        best_auc=run.progress.best_auc,
         best_step=run.progress.best_step,
         multi_label=run.validation is not None and run.validation.multi_label,
+        evaluated_per_second=run.evaluated / run.evaluation_seconds if run.evaluation_seconds else None,
         run_folder=str(run.folder) if run.folder else None,
         next_command=run.resume_command if interrupted else run.next_command,
         interrupted=interrupted,

@@ -17,9 +17,11 @@ import launch
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     from allocation import allocation_table
+    from class_balance import undefined_auc_notes
     from compile_only import compile_only
     from config import load_config
     from errors import UserError
+    from findings import findings_of
     from placement import follow_launcher, place
 
     config = follow_launcher(load_config("validation", argv))
@@ -49,7 +51,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     loader = evaluation_loader(config, source, runtime, bad_images)
     notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
     notes += followed + load_pretrained(saved, config, runtime) + class_notes(saved, source.class_names)
-    notes += runtime.prepare(evaluates=True)
+    notes += undefined_auc_notes(source) + runtime.prepare(evaluates=True)
     with EvaluationProgress(
         len(source) // runtime.eval_num_shares, shown=runtime.is_main, quiet=config.quiet
     ) as progress:
@@ -65,13 +67,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             num_samples=result.num_samples,
             seconds=time.perf_counter() - begun,
             multi_label=result.multi_label,
+            auc=result.auc,
         )
-        progress.finish(record)
+        progress.finish(record, result.outcome.classes)
         if result.num_samples < len(source):
             example = f", such as {bad_images.last}" if bad_images.last else ""
             progress.note(f"left out because they cannot be read: {len(source) - result.num_samples}{example}")
         for reporter in build_wandb(config, None, progress.note) if runtime.is_main else []:
             reporter.validated(record)
+            reporter.found(findings_of(result.outcome, loader, record.step))
             reporter.close()
     runtime.close()
     return 0

@@ -81,8 +81,12 @@ def check_labels(source: Source, config: Config) -> None:
     several = source.labels.ndim == 2
     if found > wanted or (several and found != wanted):
         kind = "labels an image" if several else "classes"
+        other = (
+            ", or leave No Finding out: no_finding = false" if config.dataset == "chest_xray" and wanted == 14 else ""
+        )
         raise UserError(
-            f"dataset = {config.dataset} has {found} {kind}, but num_labels = {wanted}.\n       Set num_labels = {found}."
+            f"dataset = {config.dataset} has {found} {kind}, but num_labels = {wanted}.\n"
+            f"       Set num_labels = {found}{other}."
         )
     if several and config.loss != "SigmoidCELoss":
         raise UserError(

@@ -51,7 +51,7 @@ class TrainLoader:
         agree: Agree = _alone,
         bad_images: Optional[BadImageLog] = None,
     ) -> None:
-        self._order = TrainOrder(len(source), config, share.replicas)
+        self._order = TrainOrder(len(source), config, share.replicas, source.labels)
         self.steps_per_epoch, self.dropped = self._order.steps_per_epoch, self._order.dropped
         if self.steps_per_epoch < 1:
             raise UserError(_too_few(len(source), config))
@@ -145,6 +145,7 @@ class EvalLoader:
     ) -> None:
         if len(source) < 1:
             raise UserError(f"dataset = {config.dataset} has no validation images.")
+        self.source, self.config, self.num_labels = source, config, config.num_labels
         self.multi_label = source.labels.ndim == 2
         self._indices = range(share_index, len(source), num_shares)
         self._batch_size, self._has_targets, self._labels = batch_size, targets, source.labels
@@ -168,6 +169,7 @@ class EvalLoader:
             yield EvalBatch(
                 num_valid=len(indices),
                 rows=self._rows(indices, read),
+                indices=torch.from_numpy(indices),
                 images=read.images if read is not None else None,
                 targets=self._targets(indices) if self._has_targets else None,
             )

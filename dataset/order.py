@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -20,12 +20,19 @@ class Order(NamedTuple):
 
 
 class TrainOrder:
-    """Every epoch is a permutation of its own, cut into host steps; `replicas` are those whose samples are wanted."""
+    """Every epoch has an order of its own, cut into host steps; `replicas` are those whose samples are wanted.
 
-    def __init__(self, num_samples: int, config: Config, replicas: Tuple[int, ...]) -> None:
+    It is a permutation, or with `balanced_sampling` as many draws in which each class comes equally often.
+    """
+
+    def __init__(
+        self, num_samples: int, config: Config, replicas: Tuple[int, ...], labels: Optional[np.ndarray] = None
+    ) -> None:
+        """`labels` of all samples, as `base.Source` has them, are needed where classes are to be drawn equally often."""
         self.steps_per_epoch, self.dropped = divmod(num_samples, config.samples_per_step)
         self._num_samples, self._config, self._replicas = num_samples, config, list(replicas)
         self._permutations: Dict[int, np.ndarray] = {}
+        self._classes = samples_of_classes(labels) if config.balanced_sampling and labels is not None else []
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Samples of a host step, seen as [device iteration][accumulation][replica][micro], flattened."""
@@ -57,5 +64,34 @@ class TrainOrder:
             # The one before is still in use where loader processes are ahead.
             self._permutations = {kept: order for kept, order in self._permutations.items() if kept == epoch - 1}
             generator = np.random.default_rng(derive_seed(self._config.random_seed, "order", epoch))
-            self._permutations[epoch] = generator.permutation(self._num_samples)
+            self._permutations[epoch] = (
+                drawn_equally(self._classes, self._num_samples, generator)
+                if self._classes
+                else generator.permutation(self._num_samples)
+            )
         return self._permutations[epoch]
+
+
+def samples_of_classes(labels: np.ndarray) -> List[np.ndarray]:
+    """The samples of each class that has any. With several labels, one with two is in both, and those without are a class."""
+    if labels.ndim == 1:
+        columns = [labels == label for label in np.unique(labels)]
+    else:
+        columns = [*(labels > 0).T, ~labels.any(axis=1)]
+    classes = [np.flatnonzero(column) for column in columns]
+    return [members for members in classes if len(members)]
+
+
+def drawn_equally(classes: List[np.ndarray], count: int, generator: np.random.Generator) -> np.ndarray:
+    """`count` samples in random order, of each class as many (or one more). A class goes through all its samples before one
+    comes again.
+    """
+    shares = np.full(len(classes), count // len(classes))
+    shares[generator.permutation(len(classes))[: count % len(classes)]] += 1
+    drawn = [_go_round(members, share, generator) for members, share in zip(classes, shares.tolist())]
+    return generator.permutation(np.concatenate(drawn))
+
+
+def _go_round(members: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+    rounds = [generator.permutation(members) for _ in range(-(-count // len(members)))]
+    return np.concatenate(rounds)[:count] if rounds else members[:0]

@@ -7,11 +7,14 @@ are exact in float32.
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from config import Config
 
 
 def pack_targets(labels: Tensor, micro_batch_size: int, weights: Optional[Tensor] = None) -> Tensor:
@@ -29,31 +32,59 @@ def pack_targets(labels: Tensor, micro_batch_size: int, weights: Optional[Tensor
     return torch.stack([labels.float(), partners, weights], dim=1)
 
 
-def classification_loss(logits: Tensor, targets: Tensor, kind: str = "CELoss", label_smoothing: float = 0.0) -> Tensor:
+def classification_loss(
+    logits: Tensor,
+    targets: Tensor,
+    kind: str = "CELoss",
+    label_smoothing: float = 0.0,
+    positive_weights: Optional[Tensor] = None,
+) -> Tensor:
     """Mean loss over a micro-batch: logits [B, K], packed targets. `kind` is CELoss or SigmoidCELoss.
 
-    SigmoidCELoss sums the binary cross entropies of a sample's K labels (as arXiv 2106.07998 trains ImageNet).
+    SigmoidCELoss sums the binary cross entropies of a sample's K labels (as arXiv 2106.07998 trains ImageNet), in which
+    `positive_weights` [K] multiply the terms of labels that are there (torch's `pos_weight`).
     """
     logits = logits.float()
     if targets.dim() == 3:
         wanted = targets[:, :, 0] * (1.0 - label_smoothing) + 0.5 * label_smoothing
-        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1).mean()
+        return _binary(logits, wanted, positive_weights).sum(dim=1).mean()
     if targets.shape[1] == 1:
-        return _loss(logits, targets[:, 0].long(), kind, label_smoothing).mean()
-    loss_a = _loss(logits, targets[:, 0].long(), kind, label_smoothing)
-    loss_b = _loss(logits, targets[:, 1].long(), kind, label_smoothing)
+        return _loss(logits, targets[:, 0].long(), kind, label_smoothing, positive_weights).mean()
+    loss_a = _loss(logits, targets[:, 0].long(), kind, label_smoothing, positive_weights)
+    loss_b = _loss(logits, targets[:, 1].long(), kind, label_smoothing, positive_weights)
     weight = targets[:, 2]
     return (weight * loss_a + (1.0 - weight) * loss_b).mean()
 
 
-def _loss(logits: Tensor, labels: Tensor, kind: str, label_smoothing: float) -> Tensor:
+def loss_weights(config: Config, device: Optional[torch.device] = None) -> Optional[Tensor]:
+    """The config's `positive_weights` as `classification_loss` takes them, float32 [num_labels]."""
+    weights = config.positive_weights
+    if weights is None:
+        return None
+    if isinstance(weights, str):  # balanced: a plan alone, without data to count
+        weights = 1.0
+    values = weights if isinstance(weights, tuple) else (weights,)
+    return torch.tensor(values, dtype=torch.float32, device=device).expand(config.num_labels).contiguous()
+
+
+def _loss(
+    logits: Tensor, labels: Tensor, kind: str, label_smoothing: float, positive_weights: Optional[Tensor]
+) -> Tensor:
     """Loss of each sample, [B]."""
     if kind == "CELoss":
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
     num_labels = logits.shape[1]
     wanted = F.one_hot(labels, num_labels).to(logits.dtype)
     wanted = wanted * (1.0 - label_smoothing) + label_smoothing / num_labels
-    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1)
+    return _binary(logits, wanted, positive_weights).sum(dim=1)
+
+
+def _binary(logits: Tensor, wanted: Tensor, positive_weights: Optional[Tensor]) -> Tensor:
+    """Binary cross entropy of each label, [B, K]."""
+    if positive_weights is None:
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    # Written out in functions that PopTorch has: what it does with `pos_weight` is not known.
+    return (1.0 - wanted) * logits + (1.0 + (positive_weights - 1.0) * wanted) * F.softplus(-logits)
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:

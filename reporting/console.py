@@ -11,7 +11,9 @@ from typing import Optional, TextIO
 
 from reporting import lines
 from reporting.base import Reporter
-from reporting.records import RunRecord, SaveRecord, StepRecord, Summary, ValidationRecord
+from reporting.class_table import class_table
+from reporting.epochs import EpochTable
+from reporting.records import Findings, RunRecord, SaveRecord, StepRecord, Summary, ValidationRecord
 
 TROUBLE = "note: "  # how notes of what does not work begin
 
@@ -24,6 +26,11 @@ class ConsoleReporter(Reporter):
     ) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._quiet, self._has_begun = quiet, False
+        self._epochs = EpochTable()
+        self._best: Optional[ValidationRecord] = None
+        self._findings: Optional[Findings] = (
+            None  # of the best validation; of the newest, where this run has had no best one
+        )
         self._bar = None
         if is_terminal(self._stream) and not quiet:
             from reporting.progress import ProgressBar
@@ -38,6 +45,7 @@ class ConsoleReporter(Reporter):
             self._write(text)
 
     def step(self, record: StepRecord) -> None:
+        self._epochs.step(record)
         self._write_line(lines.step_line(record))
         if self._bar is not None:
             self._bar.update(record)
@@ -47,13 +55,25 @@ class ConsoleReporter(Reporter):
             self._bar.validating(done, total)
 
     def validated(self, record: ValidationRecord) -> None:
+        self._epochs.validated(record)
+        self._best = record if record.is_best else self._best
         self._write_line(lines.validation_line(record))
+
+    def found(self, findings: Findings) -> None:
+        best = self._best
+        if best is None or (best.step, best.averaged) == (findings.step, findings.averaged):
+            self._findings = findings
 
     def saved(self, record: SaveRecord) -> None:
         self._write_line(lines.saved_line(record))
 
     def finished(self, summary: Summary) -> None:
         self.close()
+        table = self._epochs.text()
+        if table is not None:
+            self._write(table)
+        if self._findings is not None and self._findings.classes:
+            self._write(f"Classes at step {self._findings.step:,}\n{class_table(self._findings.classes)}")
         self._write("\n".join(lines.summary_lines(summary)))
 
     def close(self) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
+from reporting.class_table import class_table
 from reporting.console import is_terminal
-from reporting.lines import second_score
-from reporting.records import ValidationRecord
+from reporting.lines import rate, second_score
+from reporting.records import ClassResult, ValidationRecord
 
 
 class EvaluationProgress:
@@ -43,14 +44,18 @@ class EvaluationProgress:
                 self._bar = _open_bar(self._num_samples)
             self._bar.update(self._bar.task_ids[0], advance=num_samples, refresh=True)
 
-    def finish(self, record: ValidationRecord) -> None:
+    def finish(self, record: ValidationRecord, classes: Sequence[ClassResult] = ()) -> None:
         self._close_bar()
+        auc = [] if record.auc is None else [f"Valid AUC: {record.auc:.5f}"]
         self.note(
             "Validation Results",
             f"Valid Loss: {record.loss:.5f}",
             f"Valid Accuracy: {record.top1:.5f}",
             f"Valid {second_score(record)}: {record.top5:.5f}",
+            *auc,
             f"Number of samples: {record.num_samples}",
+            f"Evaluated {rate(record.num_samples / record.seconds)} images/s",
+            *([class_table(classes)] if classes else []),
         )
 
     def _close_bar(self) -> None:

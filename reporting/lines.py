@@ -37,6 +37,7 @@ def validation_line(record: ValidationRecord) -> str:
     whose = "Averaged weights: " if record.averaged else ""
     return (
         f"{whose}Valid Loss: {record.loss:.3f} Valid Accuracy: {record.top1:.5f} {second_score(record)}: {record.top5:.5f}"
+        f"{'' if record.auc is None else f' AUC: {record.auc:.5f}'}"
         f" ({record.num_samples:,} samples, {record.seconds:.1f} s{best})"
     )
 
@@ -60,11 +61,15 @@ def summary_lines(summary: Summary) -> List[str]:
     lines = [f"{state}: {summary.steps:,} steps in {duration(summary.seconds)}"]
     if summary.images_per_second is not None:
         lines.append(f"  throughput  {rate(summary.images_per_second)} images/s, mean without the first steps")
+    if summary.evaluated_per_second is not None:
+        lines.append(f"  evaluation  {rate(summary.evaluated_per_second)} images/s")
     if summary.data_wait_share is not None and summary.data_wait_share > STARVING:
         share = f"{100 * summary.data_wait_share:.0f} %"
         lines.append(f"  data        {share} of the time went by waiting for images: try more --dataloader-workers")
-    if summary.best_top1 is not None:
-        at_step = f" at step {summary.best_step:,}" if summary.best_step is not None else ""
+    at_step = f" at step {summary.best_step:,}" if summary.best_step is not None else ""
+    if summary.best_auc is not None:
+        lines.append(f"  best AUC    {summary.best_auc:.4f}{at_step}")
+    elif summary.best_top1 is not None:
         share = f"{100 * summary.best_top1:.2f} %{at_step}"
         lines.append(f"  best        {share}, of the labels" if summary.multi_label else f"  best top-1  {share}")
     if summary.run_folder:

@@ -66,11 +66,13 @@ class ValidationRecord:
     is_best: bool = False
     multi_label: bool = False
     averaged: bool = False  # of the averaged weights (ema_decay), rather than of those that are trained
+    auc: Optional[float] = None  # mean area under the ROC curves, where images have several labels
 
     def scores(self) -> Dict[str, float]:
-        """The two shares by their names."""
+        """The two shares, and the area, by their names."""
         names = ("labels_right", "images_right") if self.multi_label else ("top1", "top5")
-        return dict(zip(names, (self.top1, self.top5)))
+        shares = dict(zip(names, (self.top1, self.top5)))
+        return shares if self.auc is None else {**shares, "auc": self.auc}
 
 
 @dataclass(frozen=True)
@@ -195,8 +197,10 @@ class Summary:
     images_per_second: Optional[float] = None  # mean after the first steps
     data_wait_share: Optional[float] = None  # of their time
     best_top1: Optional[float] = None
+    best_auc: Optional[float] = None  # where the best step was chosen by it
     best_step: Optional[int] = None
     multi_label: bool = False
+    evaluated_per_second: Optional[float] = None  # images, mean over all validation passes
     run_folder: Optional[str] = None
     next_command: Optional[str] = None
     interrupted: Optional[str] = None

@@ -101,7 +101,11 @@ class WandbReporter(Reporter):
         self._log_images(views.step, images)
 
     def finished(self, summary: Summary) -> None:
-        known = {"Best Accuracy": summary.best_top1, "Mean Throughput": summary.images_per_second}
+        known = {
+            "Best Accuracy": summary.best_top1,
+            "Best AUC": summary.best_auc,
+            "Mean Throughput": summary.images_per_second,
+        }
         self._calls.call(
             lambda: self._run.summary.update({name: value for name, value in known.items() if value is not None})
         )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from models.architecture import architecture_of
-from models.losses import classification_loss, count_correct
+from models.losses import classification_loss, count_correct, loss_weights
 from models.products import computing
 from models.stages import Stage, plan_stages
 from models.vit import VisionTransformer, build_model
@@ -23,16 +23,19 @@ if TYPE_CHECKING:
 class TrainingModel(nn.Module):
     """Images [B, C, H, W], packed targets, how to mix [1 or B, 1 or 5] of one micro-batch -> its mean loss, right answers."""
 
+    _positive_weights: Optional[Tensor]
+
     def __init__(self, vit: VisionTransformer, config: Config) -> None:
         super().__init__()
         self.vit = vit
         self._loss, self._label_smoothing = config.loss, config.label_smoothing
+        self.register_buffer("_positive_weights", loss_weights(config), persistent=False)
         self._compute = _compute_type(config)
 
     def forward(self, images: Tensor, targets: Tensor, mix: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         with computing(self._compute):
             logits = self.vit(images, mix)
-        loss = classification_loss(logits, targets, self._loss, self._label_smoothing)
+        loss = classification_loss(logits, targets, self._loss, self._label_smoothing, self._positive_weights)
         # The one loss of the model: PopTorch would take the cross entropy inside for it, and leave the rest out of the gradient.
         return poptorch.identity_loss(loss, reduction="none"), count_correct(logits.detach(), targets)
 

@@ -18,7 +18,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 from batch import DataShare, HostBatch
 from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
-from models.losses import classification_loss, count_correct, pack_targets
+from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import VisionTransformer, build_model
 from runtime.base import StepResult
 from runtime.devices import keep_freed_memory, pick_device, set_threads, yield_the_core_rarely
@@ -125,6 +125,7 @@ class PipelineRuntime:
         self.update = WeightUpdate(config, list(self.models.values()), self._peers)
         self.num_optimizer_parts = self.num_parts * self.update.num_shards
         self._loss_and_correct = torch.zeros(2, device=self.device)
+        self._positive_weights = loss_weights(config, self.device)
 
     def _connect(self) -> Peers:
         """Joins the world, and the two groups that this process is in: its replica's pipeline, its stage's replicas."""
@@ -197,7 +198,8 @@ class PipelineRuntime:
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Called by the schedule, in the last stage, for each micro-batch."""
-        loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
+        smoothing, weights = self.config.label_smoothing, self._positive_weights
+        loss = classification_loss(logits, targets, self.config.loss, smoothing, weights)
         self._loss_and_correct += torch.stack([loss.detach(), count_correct(logits.detach(), targets)])
         return loss * self.update.seed
 

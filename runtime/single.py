@@ -9,7 +9,7 @@ from torch import Tensor
 
 from batch import DataShare, HostBatch
 from models.architecture import architecture_of
-from models.losses import classification_loss, count_correct, pack_targets
+from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import build_model
 from runtime.base import StepResult
 from runtime.devices import compile_blocks, keep_freed_memory, pick_device, set_threads
@@ -47,6 +47,7 @@ class SingleRuntime:
         self.model = build_model(architecture_of(config), config.random_seed).to(self.device, self.precision.weights)
         compile_blocks(self.model, config, self.device)
         self.update = WeightUpdate(config, [self.model])
+        self._positive_weights = loss_weights(config, self.device)
 
     def prepare(self, evaluates: bool, multi_label: bool = False) -> List[str]:
         return []
@@ -91,7 +92,8 @@ class SingleRuntime:
         """Accumulates one micro-batch's gradients; gives its mean loss and number of right answers."""
         with self.precision.forward(self.device):
             logits = self.model(images, mix)
-        loss = classification_loss(logits, targets, self.config.loss, self.config.label_smoothing)
+        smoothing, weights = self.config.label_smoothing, self._positive_weights
+        loss = classification_loss(logits, targets, self.config.loss, smoothing, weights)
         (loss * self.update.seed).backward()
         self.update.collect()
         return [loss.detach(), count_correct(logits.detach(), targets)]

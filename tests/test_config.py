@@ -474,6 +474,7 @@ def test_half_precision_settings_that_contradict_each_other_are_refused(flags, m
         ("--optimizer AdamW --max-norm-bias 3", "max_norm_bias"),
         ("--optimizer AdamW --bias-correction", "bias_correction"),
         ("--alpha 0.5", "alpha"),
+        ("--warmup-ratio 0.1 --warmup-steps 3", "warmup_steps"),
         ("--iterations 3", "iterations"),
         ("--dataset-path here", "dataset_path"),
         ("--wandb-project-name mine", "wandb_project_name"),
@@ -540,6 +541,16 @@ WRONG_FLAGS = [
     ("--config digits --epochs 2 --training-steps 2", ["--epochs", "--training-steps", "both"]),
     ("--config digits --config-file nowhere.yaml", ["nowhere.yaml", "No such file", "--config-file"]),
     ("--config digits --config-file .", ["cannot be read"]),
+    ("--config digits --positive-weights 2", ["binary cross entropies", "loss = CELoss", "flag --positive-weights"]),
+    (
+        "--config chest_xray --positive-weights 2 3",
+        ["positive_weights has 2 numbers for num_labels = 15", "Give one for all"],
+    ),
+    ("--config chest_xray --positive-weights 0", ["positive_weights = [0", "above 0"]),
+    ("--config chest_xray --positive-weights 1 -2", ["positive_weights = [1.0, -2.0]", "above 0"]),
+    ("--config chest_xray --positive-weights even", ["positive_weights = even", "a number or balanced or a list of"]),
+    ("--config chest_xray --balanced-sampling 3", ["--balanced-sampling", "true or false"]),
+    ("--config chest_xray --warmup-ratio 1", ["warmup_ratio = 1", "below 1"]),
     ("--config b16_cifar10_valid", ["learning_rate", 'config "b16_cifar10_valid"', "--learning-rate"]),
 ]
 
@@ -649,3 +660,14 @@ def test_generated_data_is_not_augmented():
 def test_a_step_to_resume_is_nothing_without_resume():
     with pytest.raises(UserError, match="resume_step = 5, but nothing is resumed"):
         load_config("pretrain", ["--config", "digits", "--resume-step", "5"])
+
+
+@pytest.mark.parametrize(
+    ("words", "value"), [("balanced", "balanced"), ("3", 3.0), ("1 2.5 4", (1.0, 2.5, 4.0)), ("null", None)]
+)
+def test_weights_of_positives_are_a_word_a_number_or_one_a_label(words, value):
+    flags = ["--config", "chest_xray", "--num-labels", "3", "--positive-weights", *words.split()]
+    config = load_config("finetune", flags)
+    assert config.positive_weights == value
+    Path("saved.yaml").write_text(config.to_yaml())
+    assert load_config("finetune", ["--config-file", "saved.yaml"]).positive_weights == value

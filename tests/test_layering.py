@@ -22,7 +22,19 @@ LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
-    *("agreement", "allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
+    *(
+        "agreement",
+        "allocation",
+        "launch",
+        "training",
+        "metrics",
+        "findings",
+        "roc",
+        "placement",
+        "machine",
+        "optimization",
+        *RUN_FOLDER,
+    ),
     *("inspection_text", "compile_only", "run_record", *IPU, "planning", "runtime", "models", "optim"),
     *("dataset", "weights", "reporting", "prediction"),
 )
@@ -34,7 +46,17 @@ MAY_IMPORT = {
     "run_setup": (ROOMS, "what the recipes share before their loop starts"),
     "launch": (("placement", "machine"), "starts commands by name, before torch is imported"),
     "training": (
-        ("runtime.base", "dataset", "reporting", *RUN_FOLDER, "metrics", "optimization", "optim", "weights.card"),
+        (
+            "runtime.base",
+            "dataset",
+            "reporting",
+            *RUN_FOLDER,
+            "metrics",
+            "findings",
+            "optimization",
+            "optim",
+            "weights.card",
+        ),
         "the one loop: it knows the runtime protocol, not a runtime",
     ),
     "saving": (
@@ -85,7 +107,10 @@ MAY_IMPORT = {
     "reporting": ((), "side room: is told records"),
     "models": (("machine",), "the model knows nothing of how it is run, but what the CPU multiplies"),
     "optim": ((), "rules of optimisers and schedules alone"),
-    "metrics": (("models.losses",), "pure functions"),
+    "metrics": (("models.losses", "roc", "reporting.records"), "pure functions"),
+    "roc": (("reporting.records",), "pure numpy"),
+    "class_balance": ((), "numbers of a training set's labels"),
+    "findings": (("metrics", "roc", "runtime.base", "dataset", "reporting.records"), "what a validation pass shows"),
     "machine": ((), "what this process runs on"),
     "config": (("arguments",), "every key once; others import config itself, not its parts"),
     "errors": ((), "a leaf"),

@@ -38,6 +38,10 @@ FINDINGS = (
     "Pneumothorax",
 )
 NO_FINDING = "No Finding"
+LEAKS = (
+    "validation images are a random share: a patient may be on both sides, which flatters the AUC; put "
+    f"{LISTS['train']} and {LISTS['validation']} beside the table for the official split by patients"
+)
 USUAL_SHARE = 0.05  # held out where neither the lists nor the config name the validation images
 
 
@@ -79,7 +83,10 @@ def open_chest_xray(config: Config, split: str) -> ChestXray:
         raise UserError(_no_images(root, [names[row] for row in rows.tolist()], split))
     index = temporary_index((f"{folder_of[names[row]]}/{names[row]}" for row in there.tolist()), {}, {})
     class_names = (*FINDINGS, NO_FINDING) if config.no_finding else FINDINGS
-    return ChestXray(root, index, labels[there], class_names, len(rows) - len(there))
+    source = ChestXray(root, index, labels[there], class_names, len(rows) - len(there))
+    if not any((root / name).is_file() for name in LISTS.values()):
+        source.notes += (LEAKS,)
+    return source
 
 
 def _root(config: Config) -> Path:

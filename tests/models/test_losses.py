@@ -80,3 +80,31 @@ def test_right_labels_count_by_their_share() -> None:
     logits = torch.tensor([[5.0, -5, 5, -5, -5]]).expand(4, 5)
     right = [5 / 5, 3 / 5, 2 / 5, 2 / 5]
     assert float(count_correct(logits, pack_targets(SEVERAL, 4))) == pytest.approx(sum(right))
+
+
+WEIGHTS = torch.tensor([0.25, 1.0, 3.0, 40.0, 0.1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weights_of_labels_that_are_there_are_torchs_pos_weight(scale: float, smoothing: float) -> None:
+    logits = (scale * LOGITS).requires_grad_()
+    loss = classification_loss(logits, pack_targets(SEVERAL, 2), "SigmoidCELoss", smoothing, WEIGHTS)
+    wanted = SEVERAL.float() * (1 - smoothing) + 0.5 * smoothing
+    other = logits.detach().clone().requires_grad_()
+    expected = F.binary_cross_entropy_with_logits(other, wanted, pos_weight=WEIGHTS, reduction="sum") / 4
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(logits.grad, other.grad)
+
+
+def test_they_hold_with_one_label_an_image_and_mixed_images_too() -> None:
+    share = torch.full((4,), 0.3)
+    loss = classification_loss(LOGITS, pack_targets(LABELS, 4, share), "SigmoidCELoss", 0.0, WEIGHTS)
+    wanted = torch.eye(5)[LABELS]
+    parts = [
+        F.binary_cross_entropy_with_logits(LOGITS, rows, pos_weight=WEIGHTS, reduction="sum") / 4
+        for rows in (wanted, wanted.roll(1, 0))
+    ]
+    torch.testing.assert_close(loss, 0.3 * parts[0] + 0.7 * parts[1])

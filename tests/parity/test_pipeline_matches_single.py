@@ -60,6 +60,7 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("mixup or CutMix for each image", {"mixup": True, "alpha": 0.5, "cutmix": True, "mix_mode": "sample"}),
     ("several labels an image", {"dataset": "csv", "loss": "SigmoidCELoss", "label_smoothing": 0.1}),
     ("several labels, mixed", {"dataset": "csv", "loss": "SigmoidCELoss", "mixup": True, "alpha": 0.5}),
+    ("weighted positives", {"loss": "SigmoidCELoss", "positive_weights": [0.5, 1.0, 2.0, 4.0, 8.0], "dataset": "csv"}),
     ("a mean and deviation for each channel", {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3]}),
     ("dropout and stochastic depth", {"hidden_dropout_prob": 0.2, "drop_path_rate": 0.2, "attention": "explicit"}),
     ("attention dropout", {"attention_probs_dropout_prob": 0.2, "attention": "explicit"}),

@@ -56,6 +56,7 @@ VARIANTS: List[Tuple[str, Dict[str, Any]]] = [
     ("CutMix", {"cutmix": True}),
     ("mixup or CutMix for each image", {"mixup": True, "alpha": 0.5, "cutmix": True, "mix_mode": "sample"}),
     ("several labels an image", {"dataset": "csv", "loss": "SigmoidCELoss", "label_smoothing": 0.1}),
+    ("weighted positives", {"loss": "SigmoidCELoss", "positive_weights": [0.5, 1.0, 2.0, 4.0, 8.0], "dataset": "csv"}),
     ("several labels, mixed", {"dataset": "csv", "loss": "SigmoidCELoss", "mixup": True, "alpha": 0.5}),
     ("label smoothing", {"label_smoothing": 0.1}),
     ("sigmoid loss", {"loss": "SigmoidCELoss"}),

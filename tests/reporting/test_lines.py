@@ -140,3 +140,20 @@ def test_a_run_that_waited_for_data_says_so_at_its_end(share, is_said):
     lines = summary_lines(Summary(steps=3, seconds=1.0, data_wait_share=share))
     expected = "  data        35 % of the time went by waiting for images: try more --dataloader-workers"
     assert (expected in lines) == is_said
+
+
+def test_an_area_is_named_where_there_is_one_and_judged_by(validation_record):
+    line = validation_line(validation_record(multi_label=True, auc=0.79164))
+    assert " All labels right: 0.99900 AUC: 0.79164 (360 samples" in line
+    assert re.search(r"Valid Accuracy: *(\d+\.\d+)", line).group(1) == "0.99012"
+    assert validation_record(multi_label=True, auc=0.5).scores()["auc"] == 0.5
+    summary = Summary(steps=3, seconds=1.0, best_top1=0.5, best_auc=0.79164, best_step=2, multi_label=True)
+    assert summary_lines(summary)[1:] == ["  best AUC    0.7916 at step 2"]
+
+
+def test_the_speed_of_evaluation_stands_beside_that_of_training():
+    summary = Summary(steps=3, seconds=1.0, images_per_second=307.7, evaluated_per_second=262.5)
+    assert summary_lines(summary)[1:] == [
+        "  throughput  308 images/s, mean without the first steps",
+        "  evaluation  262 images/s",
+    ]

@@ -39,6 +39,13 @@ def test_tensorboard_reads_back_steps_and_validations(step_record, validation_re
     assert scalars(tmp_path, "validation/top1") == [(2, pytest.approx(0.990123))]
 
 
+def test_tensorboard_has_the_area_of_several_labels(validation_record, tmp_path):
+    reporter = TensorBoardReporter(tmp_path)
+    reporter.validated(validation_record(step=2, multi_label=True, auc=0.75))
+    reporter.close()
+    assert scalars(tmp_path, "validation/auc") == [(2, 0.75)]
+
+
 def test_gradient_norm_is_left_out_where_it_was_not_computed(step_record, tmp_path):
     reporter = TensorBoardReporter(tmp_path)
     reporter.step(step_record(grad_norm=None))
