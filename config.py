@@ -479,6 +479,14 @@ class Config(BaseModel):
         gt=0,
     )
     run_name: Optional[str] = key(None, OUTPUT, "name of the run in its folder's name and in W&B; default the config's")
+    quiet: bool = key(
+        False,
+        OUTPUT,
+        "print the result and what is noted on the way, but no plan, no line for each step and no progress bar",
+    )
+    report: bool = key(
+        True, OUTPUT, "write report.html, a page that shows how the run goes, into its folder", when=_saves
+    )
     wandb: bool = key(False, OUTPUT, "report to Weights & Biases")
     wandb_project_name: str = key("torch-vit", OUTPUT, "its project", when=lambda c, r: c.wandb)
     wandb_run_name: Optional[str] = key(None, OUTPUT, "its run name; default run_name", when=lambda c, r: c.wandb)

@@ -49,6 +49,7 @@ def run_record(
         num_steps=num_steps,
         multi_label=source.labels.ndim == 2,
         resumed_step=resumed_step,
+        given=tuple(sorted(config.given)),
     )
 
 

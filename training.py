@@ -5,6 +5,7 @@ Nothing here knows which runtime is at work: every process of a run goes through
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import time
@@ -62,6 +63,18 @@ class Run:
     @property
     def num_steps(self) -> int:
         return number_of_steps(self.config, self.train.steps_per_epoch, self.progress.shift)
+
+    def validating(self) -> Callable[[int], None]:
+        """What `evaluate` is to call after each batch of a pass over the validation set, so that reports hear how far it is."""
+        assert self.validation is not None
+        total, batches = len(self.validation), itertools.count(1)
+
+        def progressed(num_samples: int) -> None:
+            done = next(batches)
+            for reporter in self.reporters:
+                reporter.validating(done, total)
+
+        return progressed
 
     def note(self, *texts: str) -> None:
         """Tells the user something, once, from the main process."""
@@ -333,7 +346,7 @@ def _validate(run: Run, averaged: bool = False, may_be_best: bool = True) -> boo
     assert run.validation is not None
     begun = time.perf_counter()
     progress = run.progress
-    result = evaluate(run.runtime, run.validation, run.config.loss)
+    result = evaluate(run.runtime, run.validation, run.config.loss, run.validating())
     seconds = time.perf_counter() - begun  # what follows is for reports
     is_best = may_be_best and _is_best(progress, result)
     if is_best:

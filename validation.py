@@ -52,8 +52,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
     notes += followed + load_pretrained(saved, config, runtime) + class_notes(saved, source.class_names)
     notes += undefined_auc_notes(source) + runtime.prepare(evaluates=True)
-    with EvaluationProgress(len(source) // runtime.eval_num_shares, shown=runtime.is_main) as progress:
-        progress.note(*notes)
+    with EvaluationProgress(
+        len(source) // runtime.eval_num_shares, shown=runtime.is_main, quiet=config.quiet
+    ) as progress:
+        progress.opening(*notes)
         begun = time.perf_counter()
         result = evaluate(runtime, loader, config.loss, progress.advance)
         record = ValidationRecord(

@@ -30,6 +30,9 @@ class Reporter:
     def step(self, record: StepRecord) -> None:
         """A host step has ended."""
 
+    def validating(self, done: int, total: int) -> None:
+        """A validation pass has come to the end of batch `done` of `total`."""
+
     def validated(self, record: ValidationRecord) -> None:
         """A validation pass has ended."""
 

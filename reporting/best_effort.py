@@ -36,6 +36,9 @@ class BestEffort(Reporter):
     def step(self, record: StepRecord) -> None:
         self._pass_on("step", record)
 
+    def validating(self, done: int, total: int) -> None:
+        self._pass_on("validating", done, total)
+
     def validated(self, record: ValidationRecord) -> None:
         self._pass_on("validated", record)
 
@@ -62,9 +65,9 @@ class BestEffort(Reporter):
         if reporter is not None:
             self._attempt(reporter.close)
 
-    def _pass_on(self, method: str, news: Any) -> None:
+    def _pass_on(self, method: str, *news: Any) -> None:
         if self._reporter is not None:
-            self._attempt(getattr(self._reporter, method), news)
+            self._attempt(getattr(self._reporter, method), *news)
 
     def _attempt(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:

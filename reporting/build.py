@@ -10,6 +10,7 @@ from reporting.base import Reporter
 from reporting.best_effort import BestEffort
 from reporting.console import ConsoleReporter
 from reporting.jsonl import JsonlReporter
+from reporting.report import FILE_NAME, ReportReporter
 from reporting.tensorboard import TensorBoardReporter
 from reporting.wandb import WandbReporter
 
@@ -22,7 +23,7 @@ def build_reporters(config: Config, run_folder: Optional[str], num_steps: int, r
 
     Call it in the main process only. `resumed_step` is the host step that the run continues after, 0 at a fresh start.
     """
-    console = ConsoleReporter(num_steps, resumed_step)
+    console = ConsoleReporter(num_steps, resumed_step, quiet=config.quiet)
     reporters: List[Reporter] = [console]
     if run_folder:
         folder = Path(run_folder)
@@ -30,6 +31,9 @@ def build_reporters(config: Config, run_folder: Optional[str], num_steps: int, r
         events = partial(TensorBoardReporter, folder / "tensorboard", resumed_step)
         reporters.append(BestEffort("metrics.jsonl", metrics, console.note))
         reporters.append(BestEffort("TensorBoard files", events, console.note))
+        if config.report:
+            page = partial(ReportReporter, folder, folder / "metrics.jsonl", resumed_step)
+            reporters.append(BestEffort(FILE_NAME, page, console.note))
     return reporters + build_wandb(
         config, run_folder, console.note, resumes=resumed_step > 0 and config.resume_step is None
     )
@@ -42,5 +46,5 @@ def build_wandb(
     if not config.wandb:
         return []
     settings, name = config.model_dump(mode="json"), config.wandb_run_name or config.run_name
-    run = partial(WandbReporter, config.wandb_project_name, name, settings, run_folder or None, resumes)
+    run = partial(WandbReporter, config.wandb_project_name, name, settings, run_folder or None, resumes, note)
     return [BestEffort("Weights & Biases", run, note)]

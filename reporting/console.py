@@ -1,4 +1,7 @@
-"""Reports on standard output: log lines alone in a file or a pipe, log lines above a progress bar in a terminal."""
+"""Reports on standard output: log lines alone in a file or a pipe, log lines above a progress bar in a terminal.
+
+A quiet run prints its closing lines, what is noted once it has begun, and what goes wrong before ("note: …").
+"""
 
 from __future__ import annotations
 
@@ -10,38 +13,51 @@ from reporting import lines
 from reporting.base import Reporter
 from reporting.class_table import class_table
 from reporting.epochs import EpochTable
-from reporting.records import Findings, SaveRecord, StepRecord, Summary, ValidationRecord
+from reporting.records import Findings, RunRecord, SaveRecord, StepRecord, Summary, ValidationRecord
+
+TROUBLE = "note: "  # how notes of what does not work begin
 
 
 class ConsoleReporter(Reporter):
     """Writes to `stream` (default: standard output). `completed_steps` is where a resumed run's bar starts."""
 
-    def __init__(self, num_steps: int, completed_steps: int = 0, stream: Optional[TextIO] = None) -> None:
+    def __init__(
+        self, num_steps: int, completed_steps: int = 0, stream: Optional[TextIO] = None, quiet: bool = False
+    ) -> None:
         self._stream = sys.stdout if stream is None else stream
+        self._quiet, self._has_begun = quiet, False
         self._epochs = EpochTable()
         self._best: Optional[ValidationRecord] = None
         self._findings: Optional[Findings] = (
             None  # of the best validation; of the newest, where this run has had no best one
         )
         self._bar = None
-        if is_terminal(self._stream):
+        if is_terminal(self._stream) and not quiet:
             from reporting.progress import ProgressBar
 
             self._bar = ProgressBar(num_steps, completed_steps, self._stream)
 
+    def began(self, record: RunRecord) -> None:
+        self._has_begun = True
+
     def note(self, text: str) -> None:
-        self._write(text)
+        if not self._quiet or self._has_begun or text.startswith(TROUBLE):
+            self._write(text)
 
     def step(self, record: StepRecord) -> None:
         self._epochs.step(record)
-        self._write(lines.step_line(record))
+        self._write_line(lines.step_line(record))
         if self._bar is not None:
             self._bar.update(record)
+
+    def validating(self, done: int, total: int) -> None:
+        if self._bar is not None:
+            self._bar.validating(done, total)
 
     def validated(self, record: ValidationRecord) -> None:
         self._epochs.validated(record)
         self._best = record if record.is_best else self._best
-        self._write(lines.validation_line(record))
+        self._write_line(lines.validation_line(record))
 
     def found(self, findings: Findings) -> None:
         best = self._best
@@ -49,7 +65,7 @@ class ConsoleReporter(Reporter):
             self._findings = findings
 
     def saved(self, record: SaveRecord) -> None:
-        self._write(lines.saved_line(record))
+        self._write_line(lines.saved_line(record))
 
     def finished(self, summary: Summary) -> None:
         self.close()
@@ -63,6 +79,11 @@ class ConsoleReporter(Reporter):
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def _write_line(self, text: str) -> None:
+        """One of those that a quiet run leaves out."""
+        if not self._quiet:
+            self._write(text)
 
     def _write(self, text: str) -> None:
         if self._bar is not None:

@@ -12,10 +12,13 @@ from reporting.records import ClassResult, ValidationRecord
 
 
 class EvaluationProgress:
-    """Counts samples up to `num_samples`; prints nothing where not `shown` (all processes but the main one)."""
+    """Counts samples up to `num_samples`; prints nothing where not `shown` (all processes but the main one).
 
-    def __init__(self, num_samples: int, shown: bool = True) -> None:
-        self._shown = shown
+    Where `quiet`, it prints neither a bar nor what comes before the first sample.
+    """
+
+    def __init__(self, num_samples: int, shown: bool = True, quiet: bool = False) -> None:
+        self._shown, self._quiet = shown, quiet
         self._num_samples = num_samples
         self._bar: Optional[Any] = None
 
@@ -25,13 +28,18 @@ class EvaluationProgress:
     def __exit__(self, *error: object) -> None:
         self._close_bar()
 
+    def opening(self, *texts: str) -> None:
+        """What is told before the first sample; a quiet run is not."""
+        if not self._quiet:
+            self.note(*texts)
+
     def note(self, *texts: str) -> None:
         if self._shown:
             print(*texts, sep="\n", flush=True)
 
     def advance(self, num_samples: int) -> None:
         """`num_samples` more are done."""
-        if self._shown and is_terminal(sys.stdout):
+        if self._shown and not self._quiet and is_terminal(sys.stdout):
             if self._bar is None:
                 self._bar = _open_bar(self._num_samples)
             self._bar.update(self._bar.task_ids[0], advance=num_samples, refresh=True)

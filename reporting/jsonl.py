@@ -86,6 +86,7 @@ def kept_lines(path: Path, step: int) -> List[str]:
                 fields = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(fields, dict) and fields.get("step", 0) <= step:
+            number = fields.get("step", 0) if isinstance(fields, dict) else None
+            if isinstance(number, (int, float)) and number <= step:
                 kept.append(line if line.endswith("\n") else line + "\n")
     return kept

@@ -6,6 +6,9 @@ use these words with a colon.
 
 from __future__ import annotations
 
+import os
+import shlex
+from pathlib import Path
 from typing import List
 
 from reporting.records import SaveRecord, StepRecord, Summary, ValidationRecord
@@ -71,8 +74,19 @@ def summary_lines(summary: Summary) -> List[str]:
         lines.append(f"  best        {share}, of the labels" if summary.multi_label else f"  best top-1  {share}")
     if summary.run_folder:
         lines.append(f"  run folder  {summary.run_folder}")
+        lines += places(Path(summary.run_folder))
     if summary.next_command:
         lines.append(f"  next        {summary.next_command}")
+    return lines
+
+
+def places(folder: Path) -> List[str]:
+    """What lies in a run's folder, as far as it is there: files and links, and the command that draws the curves."""
+    named = [name for name in ("report.html", "metrics.jsonl") if (folder / name).is_file()]
+    named += [f"{name} ({os.readlink(folder / name)})" for name in ("best", "latest") if (folder / name).is_symlink()]
+    lines = [f"  in it       {', '.join(named)}"] if named else []
+    if (folder / "tensorboard").is_dir():
+        lines.append(f"  curves      tensorboard --logdir {shlex.quote(str(folder / 'tensorboard'))}")
     return lines
 
 

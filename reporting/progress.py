@@ -38,8 +38,17 @@ class ProgressBar:
         self._last_drawn = 0.0
 
     def update(self, record: StepRecord) -> None:
-        """Takes in a step, and draws the bar unless that was done a moment ago: drawing takes 2 ms."""
+        """Takes in a step."""
         self._progress.update(self._task, completed=record.step, figures=figures(record))
+        self._draw()
+
+    def validating(self, done: int, total: int) -> None:
+        """Shows how far a validation pass is, in place of the step's figures."""
+        self._progress.update(self._task, figures=f"validating: {100 * done // total} % of {total:,} batches")
+        self._draw()
+
+    def _draw(self) -> None:
+        """Draws the bar unless that was done a moment ago: drawing takes 2 ms."""
         if not self._is_shown:
             self._is_shown = True
             self._progress.start()

@@ -27,6 +27,7 @@ class RunRecord:
     num_steps: int
     multi_label: bool = False
     resumed_step: int = 0
+    given: Tuple[str, ...] = ()  # keys of `settings` that the config file or a flag sets
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,21 @@ def test_runs_on_real_data_report_to_wandb_where_the_runner_lets_them(name: str)
     assert (config.wandb, config.wandb_project_name, config.wandb_run_name) == (True, "torch-vit", name)
 
 
+@pytest.mark.parametrize("name", [name for name in APP if "real" in name])
+def test_an_entry_may_allow_wandb_for_itself_and_ours_leave_that_to_who_runs_them(name: str) -> None:
+    allowed = runner.words_of({**ENTRIES[name], "allow_wandb": True}, {}, ENVIRONMENT, ROOT)
+    assert allowed == runner.words_of(ENTRIES[name], {}, ENVIRONMENT, ROOT, allow_wandb=True)
+    assert "--wandb=true" in allowed
+    assert "allow_wandb" not in ENTRIES[name]
+
+
+def test_flags_for_wandb_are_one_word_each_so_that_nothing_of_them_is_left_where_they_are_taken_out() -> None:
+    words = [word for entry in ENTRIES.values() for word in entry["cmd"].split()]
+    found = [word for word in words if "wandb" in word]
+    assert found
+    assert [word for word in found if "=" not in word] == []
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variable_of_a_command_is_set(variant: str) -> None:
     entry, parameters = VARIANTS[variant]

@@ -51,7 +51,11 @@ class Listener(Reporter):
 
     def __init__(self) -> None:
         self.validations: List[int] = []
+        self.validating_calls: List[Tuple[int, int]] = []
         self.is_closed = False
+
+    def validating(self, done: int, total: int) -> None:
+        self.validating_calls.append((done, total))
 
     def validated(self, record: ValidationRecord) -> None:
         self.validations.append(record.step)
@@ -75,6 +79,15 @@ def test_a_validation_that_a_signal_cut_off_is_made_up_for(tmp_path: Any) -> Non
     assert listener.validations == [2, 3]
     assert fit(run) == 0  # all is done
     assert listener.validations == [2, 3]
+
+
+def test_a_validation_pass_tells_how_far_it_is_batch_by_batch(tmp_path: Any) -> None:
+    run, listener = tiny_run(tmp_path)
+    assert run.validation is not None
+    total = len(run.validation)
+    assert fit(run) == 0
+    assert listener.validating_calls == [(done, total) for _ in listener.validations for done in range(1, total + 1)]
+    assert listener.validating_calls
 
 
 def test_averaged_weights_are_validated_beside_the_others_and_judged(tmp_path: Any) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from reporting.base import Reporter
+from reporting.best_effort import BestEffort
 from reporting.build import build_reporters
 from reporting.records import Summary
 
@@ -21,25 +25,31 @@ class Settings(SimpleNamespace):
 
 @pytest.fixture
 def settings():
-    return Settings(wandb=False, wandb_project_name="torch-vit", wandb_run_name=None, run_name=None, resume_step=None)
+    names = dict.fromkeys(("wandb_run_name", "run_name", "resume_step"))
+    return Settings(report=True, wandb=False, quiet=False, wandb_project_name="torch-vit", **names)
 
 
 @pytest.fixture
 def fake_wandb(monkeypatch):
-    """A module named wandb that notes down its calls; `fail_at` names the call that raises."""
+    """A module named wandb that notes down its calls; `fail_at` names the call that raises, `hang_at` one that hangs."""
     module = ModuleType("wandb")
-    module.calls, module.fail_at = [], None
+    module.calls, module.fail_at, module.hang_at = [], None, None
+    module.failure, module.released = RuntimeError("no network"), threading.Event()
 
     def call(name):
         def record(*args, **kwargs):
             module.calls.append((name, args, kwargs))
             if module.fail_at == name:
-                raise RuntimeError("no network")
+                raise module.failure
+            if module.hang_at == name:
+                module.released.wait(60)
             return run
 
         return record
 
-    run = SimpleNamespace(log=call("log"), finish=call("finish"), summary={})
+    run = SimpleNamespace(
+        log=call("log"), finish=call("finish"), summary={}, url="https://wandb.example/run", offline=False
+    )
     module.run, module.init, module.Settings = run, call("init"), dict
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
@@ -54,6 +64,11 @@ def tell_all(reporters, step_record, validation_record):
         reporter.finished(Summary(steps=2, seconds=1.0, images_per_second=10.0, best_top1=0.5, best_step=2))
         reporter.close()
         reporter.close()
+
+
+def test_a_listener_that_may_fail_hears_all_that_there_is_to_hear():
+    heard = [name for name, value in vars(Reporter).items() if callable(value) and not name.startswith("_")]
+    assert [name for name in heard if name not in vars(BestEffort)] == []
 
 
 def test_run_folder_gets_metrics_and_events(settings, step_record, validation_record, tmp_path):
@@ -96,7 +111,7 @@ def test_run_goes_on_without_the_wandb_package(settings, step_record, validation
     assert capsys.readouterr().out.count("note: no Weights & Biases from here on") == 1
 
 
-def test_wandb_gets_the_names_that_its_users_chart(settings, step_record, validation_record, fake_wandb):
+def test_wandb_gets_the_names_that_its_users_chart(settings, step_record, validation_record, fake_wandb, capsys):
     settings.wandb, settings.wandb_run_name = True, "first try"
     tell_all(build_reporters(settings, None, 2, 0), step_record, validation_record)
     assert [name for name, _, _ in fake_wandb.calls] == ["init", "log", "log", "log", "finish"]
@@ -107,6 +122,7 @@ def test_wandb_gets_the_names_that_its_users_chart(settings, step_record, valida
     assert step[2] == {"step": 1}
     assert validation[1][0]["Total Accuracy"] == 0.990123
     assert fake_wandb.run.summary == {"Best Accuracy": 0.5, "Mean Throughput": 10.0}
+    assert capsys.readouterr().out.endswith("  W&B         https://wandb.example/run\n")
 
 
 @pytest.mark.parametrize("fail_at", ["init", "log", "finish"])
@@ -117,6 +133,27 @@ def test_a_wandb_failure_becomes_one_note(settings, step_record, validation_reco
     output = capsys.readouterr().out
     assert output.count("note: no Weights & Biases from here on: RuntimeError: no network.") == 1
     assert [name for name, _, _ in fake_wandb.calls].count(fail_at) == 1
+
+
+@pytest.mark.parametrize("hangs_at", ["init", "log", "finish"])
+def test_a_wandb_that_hangs_is_waited_for_no_longer_than_its_limit(
+    settings, step_record, validation_record, fake_wandb, hangs_at, capsys, monkeypatch
+):
+    monkeypatch.setattr("reporting.wandb.LIMIT_SECONDS", 0.2)
+    fake_wandb.hang_at, settings.wandb = hangs_at, True
+    begun = time.monotonic()
+    tell_all(build_reporters(settings, None, 2, 0), step_record, validation_record)
+    assert time.monotonic() - begun < 5
+    fake_wandb.released.set()
+    output = capsys.readouterr().out
+    assert output.count("note: no Weights & Biases from here on: TimeoutError: W&B has not answered for") == 1
+    assert "Done: 2 steps in 1.0 s" in output
+
+
+def test_what_would_end_the_process_is_told_as_an_error(settings, step_record, validation_record, fake_wandb, capsys):
+    fake_wandb.fail_at, fake_wandb.failure, settings.wandb = "init", SystemExit(1), True
+    tell_all(build_reporters(settings, None, 2, 0), step_record, validation_record)
+    assert "RuntimeError: SystemExit(1)" in capsys.readouterr().out
 
 
 def test_wandb_is_left_alone_unless_asked_for(settings, step_record, validation_record, fake_wandb):

@@ -10,7 +10,8 @@ import pytest
 
 from reporting.console import ConsoleReporter
 from reporting.lines import step_line, validation_line
-from reporting.records import Summary
+from reporting.records import SaveRecord, Summary
+from tests.reporting.findings import run_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,8 @@ def test_lines_outside_a_terminal_are_plain_and_whole(step_record, validation_re
     console.step(step_record())
     console.validated(validation_record())
     console.finished(Summary(steps=440, seconds=1.0))
-    assert capsys.readouterr().out.splitlines() == [
+    output = capsys.readouterr().out.splitlines()
+    assert [*output[:3], output[-1]] == [  # between them: the table of epochs
         "a [bold]note[/bold] :smile: with https://example.org/ and 'quotes' that goes past forty columns",
         step_line(step_record()),
         validation_line(validation_record()),
@@ -44,6 +46,36 @@ def test_lines_outside_a_terminal_are_plain_and_whole(step_record, validation_re
         " 1.25      1.2340     0.1230    0.9901",
         "Done: 440 steps in 1.0 s",
     ]
+
+
+def test_a_quiet_run_prints_its_result_and_what_goes_wrong(step_record, validation_record, capsys):
+    console = ConsoleReporter(num_steps=440, quiet=True)
+    console.note("Device allocation")
+    console.note("note: no TensorBoard files from here on")
+    console.began(run_record())
+    console.step(step_record())
+    console.validated(validation_record())
+    console.saved(SaveRecord(55, 0.1, 0.1, 1000))
+    console.note("step 55: 1 update left out")
+    console.finished(Summary(steps=440, seconds=1.0))
+    output = capsys.readouterr().out.splitlines()
+    assert output[:2] == ["note: no TensorBoard files from here on", "step 55: 1 update left out"]
+    assert output[2].split() == ["epoch", "train", "loss", "eval", "loss", "accuracy"]  # part of the result
+    assert output[-1] == "Done: 440 steps in 1.0 s"
+    assert not [line for line in output if line.startswith(("Epoch:", "Valid", "Saved", "Device"))]
+
+
+def test_a_quiet_terminal_has_no_bar():
+    output = run_in_terminal(A_RUN.replace("num_steps=2)", "num_steps=2, quiet=True)"), columns=80)
+    assert "\x1b" not in output
+    assert output.endswith("Done: 2 steps in 0.2 s\r\n")
+
+
+def test_a_long_validation_shows_in_a_terminal_that_it_is_alive():
+    validation = "for done in (1, 2, 3):\n    time.sleep(0.12)\n    console.validating(done, 40)\n"
+    output = run_in_terminal(A_RUN.replace("console.note(", f"import time\n{validation}console.note("), columns=80)
+    assert "validating: 2 % of 40 batches" in output
+    assert "validating: 7 % of 40 batches" in output
 
 
 def test_each_line_is_flushed_at_once(step_record, tmp_path):

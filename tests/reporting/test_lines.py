@@ -94,6 +94,18 @@ def test_summary_tells_what_was_reached_where_it_lies_and_what_is_next():
     ]
 
 
+def test_summary_names_what_lies_in_the_run_folder(tmp_path):
+    folder = tmp_path / "a run"
+    (folder / "tensorboard").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "latest").symlink_to("step_440")
+    assert summary_lines(Summary(steps=440, seconds=1.0, run_folder=str(folder)))[1:] == [
+        f"  run folder  {folder}",
+        "  in it       metrics.jsonl, latest (step_440)",
+        f"  curves      tensorboard --logdir '{folder}/tensorboard'",
+    ]
+
+
 def test_summary_leaves_out_what_is_not_known():
     assert summary_lines(Summary(steps=3, seconds=1.0)) == ["Done: 3 steps in 1.0 s"]
 
