@@ -440,6 +440,15 @@ class Config(BaseModel):
         when=lambda c, r: c.resume_training_from_checkpoint,
         gt=0,
     )
+    save_huggingface: bool = key(
+        False,
+        OUTPUT,
+        "write the best weights as <run folder>/huggingface at the end, as transformers reads them",
+        when=_saves,
+    )
+    push_to_hub: Optional[str] = key(
+        None, OUTPUT, "upload that folder to this model of the Hugging Face hub, OWNER/NAME or NAME", when=_saves
+    )
     run_name: Optional[str] = key(None, OUTPUT, "name of the run in its folder's name and in W&B; default the config's")
     wandb: bool = key(False, OUTPUT, "report to Weights & Biases")
     wandb_project_name: str = key("torch-vit", OUTPUT, "its project", when=lambda c, r: c.wandb)

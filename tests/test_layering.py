@@ -34,7 +34,18 @@ ROOMS = (
         "optimization",
         *RUN_FOLDER,
     ),
-    *("inspection_text", "compile_only", "run_record", *IPU, "planning", "runtime", "models", "optim"),
+    *(
+        "inspection_text",
+        "compile_only",
+        "run_record",
+        "publishing",
+        "model_readme",
+        *IPU,
+        "planning",
+        "runtime",
+        "models",
+        "optim",
+    ),
     *("dataset", "weights", "reporting", "prediction"),
 )
 
@@ -76,6 +87,11 @@ MAY_IMPORT = {
         ("allocation", "placement", "machine", "models.architecture", "dataset.base", "reporting.records"),
         "what a report says of a run as a whole",
     ),
+    "publishing": (
+        ("model_readme", "training", "weights.opening", "weights.writing"),
+        "what becomes of a run's weights after it",
+    ),
+    "model_readme": (("checkpoint", "weights.card", "weights.hub"), "a run in the hub's words"),
     "compile_only": (("allocation", "placement", "runtime"), "what a flag of three commands does"),
     "ipu_options": (("ipu_plan",), "translates a config for PopTorch"),
     "ipu_plan": ((), "what PopTorch would refuse, without PopTorch"),
