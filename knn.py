@@ -88,8 +88,10 @@ def evaluate_knn(
     everywhere = Neighbours(queries, k)
     for _, similarities, classes in shares:
         everywhere.merge(similarities.to(device), classes.to(device))
-    ranking = everywhere.votes(num_classes, temperature).topk(min(TOP_K, num_classes), dim=1).indices
-    hits = ranking == labels.unsqueeze(1)
+    votes = everywhere.votes(num_classes, temperature).topk(min(TOP_K, num_classes), dim=1)
+    hits = (votes.indices == labels.unsqueeze(1)) & (
+        votes.values > 0
+    )  # a class that no neighbour has is not among the five
     return float(hits[:, 0].double().mean()), float(hits.any(dim=1).double().mean()), len(labels)
 
 
