@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Iterator, NamedTuple, Sequence
 
 if TYPE_CHECKING:
     from config import Config
 
+HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 TRAINING_COMMANDS = ("pretrain", "finetune")
 
 
@@ -248,6 +250,7 @@ def _in_the_training(config: Config) -> Iterator[Mismatch]:
             f"min_learning_rate = {config.min_learning_rate:g} is above learning_rate = {config.learning_rate:g}.",
             "Give one that is no larger.",
         )
+    yield from _in_the_publishing(config)
     if config.learning_rate is None:
         yield Mismatch(
             ("learning_rate",),
@@ -259,4 +262,27 @@ def _in_the_training(config: Config) -> Iterator[Mismatch]:
             ("epochs", "training_steps"),
             f"{config.command} needs a length, but epochs and training_steps are both 0.",
             "Give one of them, e.g. --epochs 10.",
+        )
+
+
+def _in_the_publishing(config: Config) -> Iterator[Mismatch]:
+    asked = "push_to_hub" if config.push_to_hub else "save_huggingface" if config.save_huggingface else ""
+    if asked and config.representation_size:
+        yield Mismatch(
+            (asked, "representation_size"),
+            f"{asked}: Hugging Face's classifiers have no place for a layer before the head, and representation_size = "
+            f"{config.representation_size}.",
+            "Give representation_size = null, or leave it out (convert.py writes other forms).",
+        )
+    if asked and config.checkpoint_output_dir == "":
+        yield Mismatch(
+            (asked, "checkpoint_output_dir"),
+            f'{asked} writes into the run folder, and checkpoint_output_dir = "" makes none.',
+            "Name a folder, or leave checkpoint_output_dir out.",
+        )
+    if config.push_to_hub is not None and not HUB_NAME.fullmatch(config.push_to_hub):
+        yield Mismatch(
+            ("push_to_hub",),
+            f"push_to_hub = {config.push_to_hub!r} is no name of a model on the hub.",
+            "Give OWNER/NAME or NAME: letters, digits, '-', '_' and '.'.",
         )

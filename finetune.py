@@ -25,10 +25,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if config.compile_only:
         return compile_only(config, placement)
 
+    from publishing import check_can_push, publish
     from run_setup import prepare_run
     from training import fit
     from weights.pretrained import class_notes, follow_checkpoint, load_pretrained, open_pretrained
 
+    check_can_push(config)
     starts_from_weights = bool(config.pretrained_checkpoint) and not config.resume_training_from_checkpoint
     saved = open_pretrained(config) if starts_from_weights else None  # before a run folder is made for nothing
     notes: List[str] = []
@@ -41,6 +43,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         run.note("no pretrained_checkpoint is given: the model is trained from scratch")
     code = fit(run)
     run.runtime.close()
+    if code == 0:
+        publish(run)
     return code
 
 

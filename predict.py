@@ -1,5 +1,6 @@
 """Says what is on pictures, with a saved model: names and probabilities, and where the model looked.
 
+    python predict.py picture.jpg                                     with the newest run in runs/
     python predict.py --checkpoint runs/digits-20260101-120000 picture.jpg folder/ 'shots/*.png'
     python predict.py --checkpoint runs/digits-20260101-120000 --csv --output answers.csv --attention attention.png folder/
     find . -name '*.jpg' -print0 | python predict.py --checkpoint runs/digits-20260101-120000 --json -
@@ -15,6 +16,7 @@ import io
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Sequence
 
 import launch
@@ -35,10 +37,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from prediction.loading import complete, read_class_names
     from prediction.pictures import find_pictures
     from prediction.predictor import Predictor, pick_device
+    from run_folder import newest_run
     from weights.opening import open_model
     from weights.whole_model import load_whole
 
     paths = [] if options.serve else find_pictures(options.pictures, getattr(sys.stdin, "buffer", io.BytesIO()))
+    if options.checkpoint is None:
+        options.checkpoint = str(newest_run(Path("runs")))
+        print(f"model: {printable(options.checkpoint)}, the newest run here", file=sys.stderr, flush=True)
     saved = open_model(options.checkpoint, options.use_ema == "true")
     names = read_class_names(options.class_names) if options.class_names else None
     saved = complete(saved, options.num_heads, names)

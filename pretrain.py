@@ -31,12 +31,16 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             f'{config.pretrained_checkpoint}.\n       Use finetune.py to start from it, or --pretrained-checkpoint "".'
         )
 
+    from publishing import check_can_push, publish
     from run_setup import prepare_run
     from training import fit
 
+    check_can_push(config)
     run = prepare_run(config, placement)
     code = fit(run)
     run.runtime.close()
+    if code == 0:
+        publish(run)
     return code
 
 

@@ -77,6 +77,17 @@ def find_step_to_resume(config: Config) -> Path:
     raise UserError(f"--resume finds no saved step in {where}. {begin}{hint}")
 
 
+def newest_run(runs: Path) -> Path:
+    """Of the run folders in `runs`, the one that was saved last. Raises UserError where none has a saved step."""
+    newest = [(steps[-1].stat().st_mtime, run) for run in runs.glob("*/") for steps in [saved_steps(run)] if steps]
+    if not newest:
+        raise UserError(
+            f"no --checkpoint is given, and {runs.absolute()} has no run with a saved step to take it from.\n"
+            "       Name one: --checkpoint RUN_FOLDER, or what else --help says."
+        )
+    return max(newest)[1]
+
+
 def _chosen(run: Path, steps: List[Path], number: Optional[int]) -> Path:
     if number is None:
         return steps[-1]

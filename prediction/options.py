@@ -62,7 +62,7 @@ def parse_thresholds(words: Sequence[str]) -> Dict[Optional[str], float]:
 def _build_parser() -> Parser:
     parser = Parser(
         prog="predict.py",
-        usage="%(prog)s --checkpoint MODEL PICTURES...   or   %(prog)s --checkpoint MODEL --serve",
+        usage="%(prog)s [--checkpoint MODEL] PICTURES...   or   %(prog)s [--checkpoint MODEL] --serve",
         description=DESCRIPTION,
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28),
@@ -81,8 +81,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--checkpoint",
         metavar="MODEL",
-        required=True,
-        help="run folder (its best step, else its latest), step folder, or what else --pretrained-checkpoint takes",
+        help="run folder (its best step, else its latest), step folder, or what else --pretrained-checkpoint takes (default: "
+        "the newest run in runs/)",
     )
     group.add_argument(
         "--use-ema", choices=("true", "false"), default="true", help="averaged weights, if it has any (default: true)"

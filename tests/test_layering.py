@@ -22,9 +22,20 @@ LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
-    *("agreement", "allocation", "launch", "training", "metrics", "findings", "roc", "class_balance", "placement"),
+    *(
+        "agreement",
+        "allocation",
+        "launch",
+        "training",
+        "metrics",
+        "knn",
+        "findings",
+        "roc",
+        "class_balance",
+        "placement",
+    ),
     *("machine", "optimization", *RUN_FOLDER, "inspection_text", "compile_only", "run_record", "observing"),
-    *("timeline", *IPU, "planning", "runtime", "models", "optim"),
+    *("timeline", "publishing", "model_readme", *IPU, "planning", "runtime", "models", "optim"),
     *("dataset", "weights", "reporting", "insight", "prediction"),
 )
 
@@ -80,6 +91,11 @@ MAY_IMPORT = {
         ("allocation", "placement", "machine", "models.architecture", "dataset.base", "reporting.records"),
         "what a report says of a run as a whole",
     ),
+    "publishing": (
+        ("model_readme", "training", "weights.opening", "weights.writing"),
+        "what becomes of a run's weights after it",
+    ),
+    "model_readme": (("checkpoint", "weights.card", "weights.hub"), "a run in the hub's words"),
     "compile_only": (("allocation", "placement", "runtime"), "what a flag of three commands does"),
     "ipu_options": (("ipu_plan",), "translates a config for PopTorch"),
     "ipu_plan": ((), "what PopTorch would refuse, without PopTorch"),
@@ -111,6 +127,7 @@ MAY_IMPORT = {
     "roc": (("reporting.records",), "pure numpy"),
     "class_balance": (("dataset.base",), "numbers of a training set's labels"),
     "findings": (("metrics", "roc", "runtime.base", "dataset", "reporting.records"), "what a validation pass shows"),
+    "knn": (("runtime.base", "dataset.loader", "metrics"), "nearest neighbours, whatever runs the model"),
     "machine": ((), "what this process runs on"),
     "config": (("arguments",), "every key once; others import config itself, not its parts"),
     "errors": ((), "a leaf"),
