@@ -16,7 +16,7 @@ from dataset.bad_images import BadImageLog
 from dataset.base import fingerprint
 from dataset.held_out import Subset
 from dataset.loader import EvalLoader, TrainLoader
-from dataset.registry import leaves_test_set, open_source
+from dataset.registry import is_test_set, leaves_test_set, open_source
 from errors import UserError
 from machine import spans_hosts
 from reporting.build import build_reporters
@@ -132,6 +132,10 @@ def data_notes(
         notes.append(
             f"validated on {len(held_out):,} of the training images, held out; the test set waits for validation.py with "
             "--validation-split 0"
+        )
+    elif is_test_set(config) and config.early_stopping is not None and config.validation_epochs:
+        notes.append(
+            "the test set decides when to stop: --validation-split 0.1 would leave that to training images held out"
         )
     if train.dropped:
         notes.append(

@@ -53,6 +53,11 @@ def leaves_test_set(config: Config) -> bool:
     return config.validation_split > 0 and config.dataset in WITH_TEST_SET and not config.synthetic_data
 
 
+def is_test_set(config: Config) -> bool:
+    """Whether what the run is validated on is the data's test set."""
+    return config.validation_split == 0 and config.dataset in WITH_TEST_SET and not config.synthetic_data
+
+
 def _cut(source: Optional[Source], config: Config, split: str) -> Optional[Source]:
     if source is None:
         return None

@@ -93,3 +93,9 @@ def test_the_held_out_share_comes_from_the_training_images_and_leaves_the_test_s
     train_part, held_out = labels_of("train"), labels_of("validation")
     assert (len(whole), len(test), len(train_part), len(held_out)) == (1437, 360, 1293, 144)
     assert sorted([*train_part, *held_out]) == sorted(whole)
+
+
+def test_a_run_that_the_test_set_would_stop_says_so(archives: Path, tmp_path: Path, capfd: Any) -> None:
+    printed = train("cifar10_small", archives, tmp_path / "run", "--validation-split 0 --training-steps 1", capfd)
+    assert "the test set decides when to stop" in printed
+    assert "--validation-split 0\n" not in printed  # the next line has nothing to leave out
