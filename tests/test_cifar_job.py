@@ -18,9 +18,9 @@ from models.architecture import architecture_of
 from models.vit import build_model
 from tests.cifar_digits import write_archives
 
-# Less of everything, so that it learns in seconds: 17 tokens, 2 blocks, small steps, augmentation that suits digits.
+# Less of everything, so that it learns in seconds: 5 tokens, 2 blocks, small steps, augmentation that suits digits.
 QUICK = (
-    "--device cpu --threads-per-process 1 --dataloader-workers 0 --patches-size 8 --num-hidden-layers 2 --micro-batch-size 32 "
+    "--device cpu --threads-per-process 1 --dataloader-workers 0 --patches-size 16 --num-hidden-layers 2 --micro-batch-size 32 "
     "--learning-rate 0.003 --horizontal-flip false --hue 0 --contrast 0 --shear 0 --rotation 5 --crop-padding 1"
 )
 
@@ -55,7 +55,7 @@ test_accuracy.__test__ = False  # type: ignore[attr-defined]
 def test_the_small_config_learns_digits_and_its_next_line_evaluates_the_test_set(
     archives: Path, tmp_path: Path, capfd: Any
 ) -> None:
-    printed = train("cifar10_small", archives, tmp_path / "run", "--epochs 8", capfd)
+    printed = train("cifar10_small", archives, tmp_path / "run", "--epochs 4", capfd)
     assert "validated on 144 of the training images, held out; the test set waits" in printed
     assert "(144 samples, " in printed and "restore" in printed
     assert test_accuracy(printed, capfd) >= 0.8
