@@ -119,6 +119,18 @@ def restore(step_folder: Path, runtime: Runtime) -> Progress:
             "neither can read\n       the other's optimiser state. Resume where it began, or start a new run from its weights:\n"
             f"       finetune.py --pretrained-checkpoint {step_folder.parent}."
         )
+    restore_weights(step_folder, runtime, digests)
+    names = runtime.parameter_names()
+    state = open_indexed(step_folder, "optimizer", digests)
+    runtime.load_optimizer_state(state.read(name for name in state.files if name.rsplit(".", 1)[0] in names))
+    runtime.loss_scale_factor = progress.loss_scale_factor
+    return progress
+
+
+def restore_weights(step_folder: Path, runtime: Runtime, digests: Mapping[str, str]) -> None:
+    """The weights of a saved step alone, with their averages where it has them. Raises UserError for files that are damaged
+    or another model's. `digests`: SHA-256 of its files, by name.
+    """
     weights = open_indexed(step_folder, "model", digests)
     names = runtime.parameter_names()
     for name, shape in names.items():
@@ -130,7 +142,3 @@ def restore(step_folder: Path, runtime: Runtime) -> Progress:
     has_averages = index_of(step_folder, "ema").is_file()
     averages = open_indexed(step_folder, "ema", digests).read(names) if has_averages else None
     runtime.load_weights(weights.read(names), averages)
-    state = open_indexed(step_folder, "optimizer", digests)
-    runtime.load_optimizer_state(state.read(name for name in state.files if name.rsplit(".", 1)[0] in names))
-    runtime.loss_scale_factor = progress.loss_scale_factor
-    return progress

@@ -94,6 +94,10 @@ def _saves(config: Any, runtime: str) -> bool:
     return config.checkpoint_output_dir != ""
 
 
+def _keeps_best(config: Any, runtime: str) -> bool:
+    return _saves(config, runtime) and config.validation_epochs > 0 and config.keep_best
+
+
 class Config(BaseModel):
     """One run's settings. Frozen; made by `load_config`."""
 
@@ -147,6 +151,12 @@ class Config(BaseModel):
     )
     balanced_sampling: bool = key(
         False, TRAINING, "each class is drawn equally often in an epoch: rare images repeat, others wait"
+    )
+    restore_best: bool = key(
+        False,
+        TRAINING,
+        "end with the weights of the best validated step, read back and validated once more",
+        when=_keeps_best,
     )
     on_nonfinite: Literal["stop", "skip"] = key("stop", TRAINING, "what a gradient that is not finite does to the run")
     precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
@@ -240,8 +250,8 @@ class Config(BaseModel):
     validation_split: float = key(
         0.0,
         DATA,
-        "share of the training set held out, where there is no validation set",
-        when=lambda c, r: c.dataset not in ("cifar10", "cifar100", "generated") and not c.synthetic_data,
+        "share of the training set held out, where there is no validation set; of CIFAR, instead of its test set",
+        when=lambda c, r: c.dataset != "generated" and not c.synthetic_data,
         ge=0,
         lt=1,
     )

@@ -18,7 +18,7 @@ from dataset.bad_images import BadImageLog
 from dataset.base import fingerprint
 from dataset.held_out import Subset
 from dataset.loader import EvalLoader, TrainLoader
-from dataset.registry import open_source
+from dataset.registry import is_test_set, leaves_test_set, open_source
 from errors import UserError
 from machine import spans_hosts
 from models.architecture import architecture_of
@@ -160,6 +160,15 @@ def data_notes(
     if config.validation_split and config.dataset != "chest_xray" and not isinstance(held_out, (Subset, type(None))):
         notes.append("validation_split is not used: the data has a validation set of its own")
     notes += balance_notes(config, source, held_out if config.validation_epochs else None)
+    if held_out is not None and leaves_test_set(config):
+        notes.append(
+            f"validated on {len(held_out):,} of the training images, held out; the test set waits for validation.py with "
+            "--validation-split 0"
+        )
+    elif is_test_set(config) and config.early_stopping is not None and config.validation_epochs:
+        notes.append(
+            "the test set decides when to stop: --validation-split 0.1 would leave that to training images held out"
+        )
     if train.dropped and not config.balanced_sampling:
         notes.append(
             f"each epoch leaves {train.dropped:,} images out, others every time: it makes {train.steps_per_epoch:,} whole host "
@@ -227,4 +236,5 @@ def _commands(config: Config, folder: Optional[Path]) -> Tuple[Optional[str], Op
         resume = " ".join(["on all hosts, as this run was started, with:", *go_on])
     else:
         resume = command(config.command, *go_on)
-    return command("validation", f"--pretrained-checkpoint {shlex.quote(str(folder))}"), resume
+    on_test_set = ["--validation-split 0"] if leaves_test_set(config) else []
+    return command("validation", f"--pretrained-checkpoint {shlex.quote(str(folder))}", *on_test_set), resume

@@ -9,6 +9,7 @@ import itertools
 import math
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,7 @@ import torch
 
 import metrics
 from batch import HostBatch
+from checkpoint import files_of, restore_weights
 from dataset.bad_images import FILE_NAME
 from errors import UserError
 from findings import findings_of, gather_for
@@ -407,6 +409,29 @@ def _report_saved(run: Run) -> None:
             reporter.saved(record)
 
 
+def _restore_best(run: Run) -> None:
+    """The weights of the best validated step, read back from the run folder and validated once more. A resumed run goes on from
+    the last step all the same. Raises UserError where the best step's files are damaged.
+    """
+    best, saver = run.progress.best_step, run.saver
+    if saver is None or run.validation is None or not run.config.keep_best:
+        return  # said before the first step, with the keys that are not used
+    if best is None or not saver.has(best):
+        run.note("restore_best: no best step is saved, and the last one's weights stay")
+    elif best == run.progress.step:
+        run.note("restore_best: the last step is the best one")
+    else:
+        assert run.folder is not None, "it has a saver"
+        folder = run.folder / f"step_{best}"
+        restore_weights(folder, run.runtime, files_of(folder))
+        with run.runtime.averaged() if run.config.ema_decay else nullcontext():
+            result = evaluate(run.runtime, run.validation, run.config.loss)
+        run.note(
+            f"restored the weights of the best step, {best:,}: {100 * result.top1:.3f} % of {result.num_samples:,} samples, "
+            f"{100 * (run.progress.best_top1 or 0):.3f} % when it was saved"
+        )
+
+
 def _finish(run: Run, watch: Stopwatch, code: int) -> None:
     if run.saver is not None:
         run.saver.wait()
@@ -418,6 +443,8 @@ def _finish(run: Run, watch: Stopwatch, code: int) -> None:
             f"stopped early: {run.progress.validations_since_best} validations in a row were not better than the best "
             "(a larger --early-stopping goes on)"
         )
+    if code == 0 and run.config.restore_best:
+        _restore_best(run)
     interrupted = {128 + signal.SIGINT: "Ctrl-C", 128 + signal.SIGTERM: "SIGTERM"}.get(code)
     summary = Summary(
         steps=run.progress.step,

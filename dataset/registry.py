@@ -11,6 +11,8 @@ from dataset.sources import chest_xray, cifar, csv_table, digits, folder, genera
 if TYPE_CHECKING:
     from config import Config
 
+# Their validation set is a test set: where a share of the training images is held out, it is left for the end.
+WITH_TEST_SET = ("cifar10", "cifar100")
 # Each opens the "train" or the "validation" set that its data comes with; None where it comes without.
 SOURCES: Dict[str, Callable[[Config, str], Optional[Source]]] = {
     "chest_xray": chest_xray.open_chest_xray,
@@ -29,18 +31,31 @@ SOURCES: Dict[str, Callable[[Config, str], Optional[Source]]] = {
 def open_source(config: Config, split: str) -> Optional[Source]:
     """The images of `split` ("train" or "validation"), or None where there is no validation set.
 
-    A validation set of the data's own is used as it is; `validation_split` cuts one from the training images otherwise.
-    Raises UserError where the data is not found or does not fit the config.
+    A validation set of the data's own is used as it is; `validation_split` cuts one from the training images otherwise, and
+    always where the own one is a test set. Raises UserError where the data is not found or does not fit the config.
     """
     open_split = SOURCES["generated" if config.synthetic_data else config.dataset]
-    source = open_split(config, split)
-    if config.validation_split:
-        own = source if split == "validation" else open_split(config, "validation")
-        if own is None:
-            source = _cut(open_split(config, "train"), config, split)
+    if leaves_test_set(config):
+        source = _cut(open_split(config, "train"), config, split)
+    else:
+        source = open_split(config, split)
+        if config.validation_split:
+            own = source if split == "validation" else open_split(config, "validation")
+            if own is None:
+                source = _cut(open_split(config, "train"), config, split)
     if source is not None and config.command != "verify":  # which is to tell how many labels there are
         check_labels(source, config)
     return source
+
+
+def leaves_test_set(config: Config) -> bool:
+    """Whether the run is validated on a share of the training images, while a test set waits."""
+    return config.validation_split > 0 and config.dataset in WITH_TEST_SET and not config.synthetic_data
+
+
+def is_test_set(config: Config) -> bool:
+    """Whether what the run is validated on is the data's test set."""
+    return config.validation_split == 0 and config.dataset in WITH_TEST_SET and not config.synthetic_data
 
 
 def _cut(source: Optional[Source], config: Config, split: str) -> Optional[Source]:

@@ -18,7 +18,7 @@ def updates_of(config: Config) -> Optional[int]:
     if config.epochs == 0:
         return config.training_steps * config.device_iterations
     images = TRAINING_IMAGES.get(config.dataset)
-    if images is not None and config.dataset == "digits":  # which come without a validation set: `dataset/held_out.py`
+    if images is not None and config.dataset != "imagenet1k":  # which has a validation set: `dataset/registry.py`
         images -= math.ceil(config.validation_split * images - 1e-9)
     if config.dataset == "generated" or config.synthetic_data:
         images = config.iterations * config.samples_per_step

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import io
 import os
 import pickle
 import socket
-import tarfile
 import threading
 from functools import partial
 
@@ -19,41 +17,12 @@ import torch
 from dataset.registry import open_source
 from dataset.sources.safe_pickle import load_pickle
 from errors import UserError
+from tests.dataset.cifar_files import ARCHIVES, FOLDERS, archive_of, python2_pickle
 from tests.small import small_config
-
-FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
-ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 
 
 def pixels_of(number, rows):
     return np.random.default_rng(number).integers(0, 256, (rows, 3072), dtype=np.uint8)
-
-
-def python2_pickle(fields):
-    """Protocol 2 with byte strings and numpy's old module name, as the published files have them."""
-    return Python2Pickler().dumps(fields).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-
-
-class Python2Pickler:
-    """Writes bytes as Python 2's `str` (opcodes U and T), which Python 3's pickler cannot."""
-
-    def dumps(self, value):
-        return b"\x80\x02" + self._dump(value) + b"."
-
-    def _dump(self, value):
-        if isinstance(value, dict):
-            return b"}(" + b"".join(self._dump(key) + self._dump(item) for key, item in value.items()) + b"u"
-        if isinstance(value, (list, tuple)):
-            return b"](" + b"".join(self._dump(item) for item in value) + b"e"
-        if isinstance(value, bytes):
-            return b"T" + len(value).to_bytes(4, "little") + value
-        if isinstance(value, int):
-            return b"J" + value.to_bytes(4, "little", signed=True)
-        assert value.dtype == np.uint8
-        shape = b"(" + b"".join(self._dump(side) for side in value.shape) + b"t"
-        dtype = b"cnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-        array = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
-        return array + b"(K\x01" + shape + dtype + b"\x89" + self._dump(value.tobytes()) + b"tb"
 
 
 def published_files(kind):
@@ -86,14 +55,6 @@ def write_folder(root, kind, **changes):
         (folder / name).write_bytes(content)
 
 
-def write_archive(path, kind):
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in published_files(kind).items():
-            member = tarfile.TarInfo(f"{FOLDERS[kind]}/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-
-
 def cifar(tmp_path, kind, path, split="train"):
     classes = {"cifar10": 10, "cifar100": 100}[kind]
     return open_source(small_config(tmp_path, dataset=kind, dataset_path=str(path), num_labels=classes), split)
@@ -105,7 +66,7 @@ def test_published_archives_are_read(tmp_path, kind, form):
     path = tmp_path / "data"
     path.mkdir()
     if form == "archive":
-        write_archive(path / ARCHIVES[kind], kind)
+        archive_of(published_files(kind), kind, path / ARCHIVES[kind])
     else:
         write_folder(path, kind)
     train = cifar(tmp_path, kind, path / FOLDERS[kind] if form == "inside the folder" else path)
@@ -179,7 +140,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
 def test_an_archive_cut_short_is_named(tmp_path, share):
     archive = tmp_path / ARCHIVES["cifar10"]
-    write_archive(archive, "cifar10")
+    archive_of(published_files("cifar10"), "cifar10", archive)
     archive.write_bytes(archive.read_bytes()[: int(archive.stat().st_size * share)])
     with pytest.raises(UserError, match=r"cannot read .*tar.gz(.|\n)*fetch it again"):
         cifar(tmp_path, "cifar10", tmp_path)
@@ -210,7 +171,7 @@ def test_missing_and_not_to_be_downloaded_says_where_it_was_looked_for(tmp_path,
 @pytest.mark.parametrize("digest", ["right", "wrong"])
 def test_a_missing_archive_is_downloaded_whole_or_not_at_all(tmp_path, monkeypatch, digest):
     (tmp_path / "web").mkdir()
-    write_archive(tmp_path / "web" / "c.tar.gz", "cifar100")
+    archive_of(published_files("cifar100"), "cifar100", tmp_path / "web" / "c.tar.gz")
     md5 = hashlib.md5((tmp_path / "web" / "c.tar.gz").read_bytes()).hexdigest() if digest == "right" else "0" * 32
     published = torchvision_class("cifar100")
     monkeypatch.setattr(published, "tgz_md5", md5)

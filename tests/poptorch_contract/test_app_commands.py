@@ -141,3 +141,15 @@ def test_two_instances_of_poprun_train_as_one_process(tmp_path: Any, stand_in_pa
     resumed = run_two(lambda _: [*PRETRAIN, *flags, *more], tmp_path, stand_in_path)
     assert "resumed after step 3" in resumed[0]
     assert (two / "latest").resolve().name == "step_4"
+
+
+def test_the_best_weights_come_back_onto_the_ipus(poptorch: Any, tmp_path: Any, capsys: Any) -> None:
+    # Steps so large that digits are not learned: the best validation comes first, and the run ends early.
+    flags = "--runtime ipu --epochs 9 --learning-rate 1 --warmup-steps 0 --early-stopping 1 --restore-best true"
+    run(pretrain, *flags.split(), "--checkpoint-output-dir", str(tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert (tmp_path / "run" / "best").resolve() != (tmp_path / "run" / "latest").resolve()
+    now, then = re.search(
+        r"restored the weights of the best step, \d+: (\S+) % of 360 samples, (\S+) % when", out
+    ).groups()
+    assert now == then
