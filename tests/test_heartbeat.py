@@ -13,6 +13,8 @@ from typing import Dict, List
 
 import pytest
 
+from tests import warm
+
 pytestmark = pytest.mark.slow  # each test starts four processes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +51,7 @@ class World:
         for rank in ranks:
             environment = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank % 2)}
             environment.update(MASTER_ADDR="127.0.0.1", GROUP_RANK=str(rank // 2), PYTHONPATH=str(ROOT))
-            self.members[rank] = subprocess.Popen(
+            self.members[rank] = warm.Popen(
                 [sys.executable, "-c", MEMBER, str(self.folder)],
                 env=environment,
                 stdin=subprocess.PIPE,
