@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 import types
 import warnings
 from multiprocessing import forkserver, process, resource_tracker
@@ -103,7 +102,7 @@ def _ending(action: Callable[[], None]) -> NoReturn:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
         except BaseException:
-            os.write(2, traceback.format_exc().encode())
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -142,6 +141,11 @@ def _is_ours(path: str) -> bool:
     return path == str(ROOT) or (path.startswith(f"{ROOT}{os.sep}") and ".venv" not in path)
 
 
+def _is_our_module(module: Any) -> bool:
+    known = getattr(module, "__dict__", {})  # `torch.classes` would make up what it does not have
+    return any(map(_is_ours, [known.get("__file__") or "", *known.get("__path__", ())]))
+
+
 def _forget_the_tests(keep: Sequence[int]) -> None:
     """What pytest and the tests have put into this process, back to how Python starts."""
     faulthandler.disable()
@@ -163,10 +167,8 @@ def _forget_the_tests(keep: Sequence[int]) -> None:
     for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", kind)
     sys.meta_path[:] = [finder for finder in sys.meta_path if "pytest" not in type(finder).__module__]
-    for name, module in list(sys.modules.items()):
-        known = getattr(module, "__dict__", {})  # `torch.classes` would make up what it does not have
-        if name != "__main__" and any(map(_is_ours, [known.get("__file__") or "", *known.get("__path__", ())])):
-            _kept.append(sys.modules.pop(name))
+    ours = [name for name, module in sys.modules.items() if name != "__main__" and _is_our_module(module)]
+    _kept.extend(map(sys.modules.pop, ours))
     _forget_processes()
     gc.freeze()
 
