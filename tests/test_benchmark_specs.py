@@ -7,7 +7,6 @@ import importlib
 import os
 import re
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
@@ -19,6 +18,7 @@ import launch
 from config import Config, load_config
 from config_files import ConfigLoader
 from tests import benchmark_runner as runner
+from tests import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "benchmarks.yml").read_text(encoding="utf-8")
@@ -299,7 +299,7 @@ def test_a_scaled_down_benchmark_gives_its_figures_as_the_runner_starts_it(tmp_p
     entry, parameters = VARIANTS[variant]
     words = runner.words_of(entry, parameters, ENVIRONMENT, ROOT)
     assert words[0] == "python3"
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, *words[1:]],
         cwd=tmp_path,
         env={**os.environ, **entry["env"]},

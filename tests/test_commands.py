@@ -13,6 +13,8 @@ from typing import List
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parent.parent
 # digits through two stages for a few steps: small enough to start many times
 SHORT = ["--config", "digits", "--epochs", "0", "--training-steps", "3", "--checkpoint-output-dir", ""]
@@ -22,9 +24,10 @@ def command(script: str, *flags: str) -> List[str]:
     return [sys.executable, str(ROOT / script), *flags]
 
 
-def run(folder: Path, script: str, *flags: str, code: int = 0) -> str:
-    """Runs a command in `folder`; returns what it printed on both streams."""
-    done = subprocess.run(
+def run(folder: Path, script: str, *flags: str, code: int = 0, bare: bool = False) -> str:
+    """Runs a command in `folder`, in a bare interpreter or a warm one; returns what it printed on both streams."""
+    start = subprocess.run if bare else warm.run
+    done = start(
         command(script, *flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
     )
     assert done.returncode == code, done.stdout
@@ -37,7 +40,15 @@ def error_lines(output: str) -> List[str]:
 
 def test_plan_prints_the_resolved_config_and_the_device_allocation(tmp_path: Path) -> None:
     output = run(
-        tmp_path, "plan.py", "--config", "b16_imagenet1k", "--runtime", "pipeline", "--replication-factor", "1"
+        tmp_path,
+        "plan.py",
+        "--config",
+        "b16_imagenet1k",
+        "--runtime",
+        "pipeline",
+        "--replication-factor",
+        "1",
+        bare=True,
     )
     assert "learning_rate: 0.08" in output
     assert "Device allocation" in output
@@ -46,7 +57,7 @@ def test_plan_prints_the_resolved_config_and_the_device_allocation(tmp_path: Pat
 
 
 def test_compile_only_prints_the_plan_and_stops(tmp_path: Path) -> None:
-    output = run(tmp_path, "pretrain.py", "--config", "digits", "--compile-only")
+    output = run(tmp_path, "pretrain.py", "--config", "digits", "--compile-only", bare=True)
     assert "Device allocation" in output
     assert "Step:" not in output
     assert not list(tmp_path.iterdir())
@@ -55,9 +66,9 @@ def test_compile_only_prints_the_plan_and_stops(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_digits_trains_in_four_processes_from_any_folder_and_validates(tmp_path: Path) -> None:
-    output = run(tmp_path, "pretrain.py", "--config", "digits", "--epochs", "3")
+    output = run(tmp_path, "pretrain.py", "--config", "digits", "--epochs", "2", bare=True)
     assert re.search(
-        r"^Epoch: 3.00/3.00 Step: (\d+)/\1 Lr: .* loss: .* accuracy: .* throughput: .* samples/sec", output, re.M
+        r"^Epoch: 2.00/2.00 Step: (\d+)/\1 Lr: .* loss: .* accuracy: .* throughput: .* samples/sec", output, re.M
     )
     assert "Valid Accuracy:" in output
     assert "(360 samples" in output
@@ -114,7 +125,7 @@ def test_a_python_without_the_packages_is_told_which_to_use(tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.pipeline
 def test_torchrun_sets_the_world_up(tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29641"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     done = subprocess.run(
         [*launcher, str(ROOT / "pretrain.py"), *SHORT], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
@@ -150,12 +161,17 @@ def test_a_users_mistake_is_one_message_and_exit_code_2(tmp_path: Path, flags: L
         assert word in output
 
 
+def test_fine_tuning_opens_its_data_in_a_bare_interpreter(tmp_path: Path) -> None:
+    flags = ["--config", "b16_imagenet1k", "--pretrained-checkpoint", "", "--dataset-path", "nowhere"]
+    assert "nowhere" in run(tmp_path, "finetune.py", *flags, code=2, bare=True)
+
+
 @pytest.mark.slow
 @pytest.mark.pipeline
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_worker_takes_the_rest_down_and_is_named(tmp_path: Path, victim: int) -> None:
     flags = ["--config", "digits", "--checkpoint-output-dir", "", "--epochs", "500"]
-    process = subprocess.Popen(
+    process = warm.Popen(
         command("pretrain.py", *flags), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
@@ -177,7 +193,7 @@ def test_a_killed_worker_takes_the_rest_down_and_is_named(tmp_path: Path, victim
 @pytest.mark.slow
 def test_no_worker_outlives_a_killed_command(tmp_path: Path) -> None:
     flags = ["--config", "digits", "--checkpoint-output-dir", "", "--epochs", "500"]
-    process = subprocess.Popen(
+    process = warm.Popen(
         command("pretrain.py", *flags), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None

@@ -28,6 +28,7 @@ from prediction.options import MOST_DRAWN, parse_options
 from run_setup import evaluation_loader
 from runtime.build import build_runtime
 from saving import Saver
+from tests import warm
 from tests.prediction.models import NAMES, TINY, predictor_of, save_model, write_picture, write_pictures
 from tests.small import small_config
 from weights.card import card_of
@@ -56,7 +57,7 @@ def command(*words: str) -> List[str]:
 
 
 def run(*words: str, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run(command(*words), input=stdin, capture_output=True, timeout=120, check=False)
+    done = warm.run(command(*words), input=stdin, capture_output=True, timeout=120, check=False)
     assert done.returncode == code, done.stderr.decode()
     return done
 
@@ -286,7 +287,7 @@ def on_a_terminal(words: List[str], stdout_too: bool) -> tuple[bytes, bytes]:
     """What goes to standard output where it is a pipe, and what a terminal gets."""
     ours, theirs = pty.openpty()
     stdout: Optional[int] = theirs if stdout_too else subprocess.PIPE
-    process = subprocess.Popen(
+    process = warm.Popen(
         command(*words), stdout=stdout, stderr=theirs, stdin=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"}
     )
     os.close(theirs)
@@ -322,7 +323,7 @@ def test_a_terminal_shows_a_bar_and_a_pipe_does_not_get_it(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_ctrl_c_ends_it_with_130(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", size=(2000, 2000))
-    process = subprocess.Popen(
+    process = warm.Popen(
         command("--csv", "-"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

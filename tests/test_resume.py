@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, List
 
 import pytest
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 import launch
 import pretrain
 from benchmarks import kill_and_resume
+from tests import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +69,7 @@ def train(folder: Path, output: str, keys: Dict[str, Any], *flags: str) -> subpr
     config = folder / "configs.yaml"
     config.write_text(yaml.safe_dump({"tiny": {**CONFIG, **keys}}))
     command = [sys.executable, str(ROOT / "pretrain.py"), "--config", "tiny", "--checkpoint-output-dir", output, *flags]
-    return subprocess.Popen(
+    return warm.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
@@ -86,6 +88,14 @@ def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> Cal
         return printed
 
     return run
+
+
+@pytest.fixture(scope="module")
+def whole_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `run_here` that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(train(folder, "whole", {"runtime": "single"}))
+    return folder / "whole"
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> str:
@@ -118,7 +128,7 @@ def test_resume_in_the_middle_of_an_epoch_is_bitwise_exact(tmp_path: Path, keys:
     # What a crash after step 7's save leaves: later steps are gone, the metrics file is ahead.
     run = tmp_path / "halves"
     for step in [path for path in run.glob("step_*") if int(path.name[5:]) > 7]:
-        subprocess.run(["rm", "-r", str(step)], check=True)
+        shutil.rmtree(step)
     output = finish(train(tmp_path, "halves", keys, "--resume"))
     assert "resumed after step 7" in output
     assert_bitwise_equal(tensors(tmp_path / "whole", 18), tensors(run, 18))
@@ -127,8 +137,9 @@ def test_resume_in_the_middle_of_an_epoch_is_bitwise_exact(tmp_path: Path, keys:
 
 @pytest.mark.parametrize("keys", RUNTIMES)
 def test_ctrl_c_saves_and_resume_goes_on_bitwise(tmp_path: Path, keys: Dict[str, Any]) -> None:
+    keys = {**keys, "lr_schedule": "constant"}  # which does not ask how long the run is
     finish(train(tmp_path, "whole", keys))
-    process = train(tmp_path, "halves", keys)
+    process = train(tmp_path, "halves", {**keys, "epochs": 500})  # it must not end before it hears the signal
     assert process.stdout is not None
     for line in process.stdout:
         if "Step: 3/" in line:
@@ -140,8 +151,10 @@ def test_ctrl_c_saves_and_resume_goes_on_bitwise(tmp_path: Path, keys: Dict[str,
     assert_bitwise_equal(tensors(tmp_path / "whole", 18), tensors(tmp_path / "halves", 18))
 
 
-def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path, run_here: Callable[..., str]) -> None:
-    run_here("run", {"epochs": 1})
+def test_a_new_run_does_not_overwrite_an_old_one(
+    tmp_path: Path, run_here: Callable[..., str], whole_here: Path
+) -> None:
+    shutil.copytree(whole_here, tmp_path / "run", symlinks=True)
     output = run_here("run", {}, code=2)
     assert "already holds a run" in output
     assert "--resume" in output
@@ -149,11 +162,10 @@ def test_a_new_run_does_not_overwrite_an_old_one(tmp_path: Path, run_here: Calla
 
 
 def test_a_damaged_step_is_named_and_the_one_before_offered_and_resumed(
-    tmp_path: Path, run_here: Callable[..., str]
+    tmp_path: Path, run_here: Callable[..., str], whole_here: Path
 ) -> None:
-    run_here("whole", {})
-    run_here("run", {})
     run = tmp_path / "run"
+    shutil.copytree(whole_here, run, symlinks=True)
     part = run / "step_18" / "optimizer-00001-of-00001.safetensors"
     content = part.read_bytes()
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -166,7 +178,7 @@ def test_a_damaged_step_is_named_and_the_one_before_offered_and_resumed(
     (aside,) = run.glob("set_aside-*")
     assert f"the steps after it are in {aside.relative_to(tmp_path)} now" in output
     assert (aside / "step_18" / part.name).is_file()
-    assert_bitwise_equal(tensors(tmp_path / "whole", 18), tensors(run, 18))
+    assert_bitwise_equal(tensors(whole_here, 18), tensors(run, 18))
     assert logged_steps(run) == list(range(1, 19))
 
 
@@ -194,7 +206,7 @@ def test_another_batch_goes_on_at_the_same_image_of_the_epoch(tmp_path: Path, ru
     keys = {"warmup_steps": 0}
     run_here("run", {**keys, "epochs": 1})  # 9 steps of 144 images
     for step in [path for path in (tmp_path / "run").glob("step_*") if path.name != "step_7"]:
-        subprocess.run(["rm", "-r", str(step)], check=True)
+        shutil.rmtree(step)
     output = run_here("run", {**keys, "epochs": 2, "gradient_accumulation": 8}, "--resume")
     # 7 x 144 = 1,008 images were seen; 4 steps of 288 are 1,152. An epoch has 4 such steps: the second one begins.
     assert (
@@ -230,17 +242,20 @@ def test_a_scale_that_is_no_longer_automatic_is_the_config_s(tmp_path: Path, run
     assert set(scales) == {"4"}
 
 
-def test_a_copied_run_whose_links_have_become_folders_goes_on(tmp_path: Path, run_here: Callable[..., str]) -> None:
-    run_here("whole", {})
-    shutil.copytree(tmp_path / "whole", tmp_path / "run")  # follows links
+def test_a_copied_run_whose_links_have_become_folders_goes_on(
+    tmp_path: Path, run_here: Callable[..., str], whole_here: Path
+) -> None:
+    shutil.copytree(whole_here, tmp_path / "run")  # follows links
     assert not (tmp_path / "run" / "latest").is_symlink()
     run_here("run", {}, "--resume", "--resume-step", "7")
     assert (tmp_path / "run" / "latest").resolve().name == "step_18"
-    assert_bitwise_equal(tensors(tmp_path / "whole", 18), tensors(tmp_path / "run", 18))
+    assert_bitwise_equal(tensors(whole_here, 18), tensors(tmp_path / "run", 18))
 
 
-def test_an_incomplete_step_is_not_taken_for_one(tmp_path: Path, run_here: Callable[..., str]) -> None:
-    run_here("run", {})
+def test_an_incomplete_step_is_not_taken_for_one(
+    tmp_path: Path, run_here: Callable[..., str], whole_here: Path
+) -> None:
+    shutil.copytree(whole_here, tmp_path / "run", symlinks=True)
     (tmp_path / "run" / "step_18" / "run.json").unlink()
     output = run_here("run", {}, "--resume")
     assert "resumed after step 14" in output
@@ -248,8 +263,10 @@ def test_an_incomplete_step_is_not_taken_for_one(tmp_path: Path, run_here: Calla
     assert len(list((tmp_path / "run").glob("set_aside-*/step_18"))) == 1
 
 
-def test_a_folder_with_steps_is_no_place_for_a_new_run(tmp_path: Path, run_here: Callable[..., str]) -> None:
-    run_here("run", {"epochs": 1})
+def test_a_folder_with_steps_is_no_place_for_a_new_run(
+    tmp_path: Path, run_here: Callable[..., str], whole_here: Path
+) -> None:
+    shutil.copytree(whole_here, tmp_path / "run", symlinks=True)
     (tmp_path / "run" / "config.yaml").unlink()
     assert "already holds a run" in run_here("run", {}, code=2)
 
@@ -310,7 +327,11 @@ def test_early_stopping_counts_on_over_a_resume(tmp_path: Path, run_here: Callab
         ),
     ],
 )
-def test_a_run_that_is_killed_in_the_middle_of_saves_ends_with_the_same_bytes(flags: str) -> None:
+def test_a_run_that_is_killed_in_the_middle_of_saves_ends_with_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, flags: str
+) -> None:
+    starter = SimpleNamespace(Popen=warm.Popen, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr(kill_and_resume, "subprocess", starter)
     assert kill_and_resume.main(["--within", "0.5", *flags.split()]) == 0
 
 
@@ -319,7 +340,7 @@ def test_a_link_to_a_best_step_that_is_set_aside_does_not_dangle(tmp_path: Path,
     run_here("run", keys)
     run = tmp_path / "run"
     assert (run / "best").resolve().name in ("step_9", "step_18")
-    subprocess.run(["rm", "-rf", str(run / "step_9")], check=True)
+    shutil.rmtree(run / "step_9", ignore_errors=True)
     output = run_here("run", keys, "--resume", "--resume-step", "14", "--training-steps", "15")
     assert "the best step until then, 9, is no longer there" in output
     assert not (run / "best").is_symlink() or (run / "best").exists()

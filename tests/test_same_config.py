@@ -12,6 +12,7 @@ import pytest
 
 from errors import SharedError
 from runtime.same_config import check_same_config
+from tests import warm
 from tests.small import TINY_CONFIGS, small_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +57,7 @@ def test_two_hosts_with_different_flags_both_end_with_2(tmp_path: Any) -> None:
     flags = [str(ROOT / "pretrain.py"), "--config", "tiny", "--config-file", str(tmp_path / "configs.yaml")]
     flags += ["--runtime", "pipeline", "--ipus-per-replica", "2"]
     nodes = [
-        subprocess.Popen(
+        warm.Popen(
             [sys.executable, str(ROOT / flags[0]), *flags[1:], "--layers-per-ipu", *split],
             env={
                 "WORLD_SIZE": "2",

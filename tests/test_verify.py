@@ -19,6 +19,7 @@ import inspection_text
 import verify
 from dataset.inspection import BadImage, Report, Sizes
 from errors import UserError
+from tests import warm
 from tests.dataset.files import write_images
 from tests.small import TINY_CONFIGS
 
@@ -39,8 +40,8 @@ def command(*flags: str) -> List[str]:
     return [sys.executable, str(ROOT / "verify.py"), *flags]
 
 
-def run(folder: Path, *flags: str, code: int = 0) -> str:
-    done = subprocess.run(
+def run(folder: Path, *flags: str, code: int = 0, bare: bool = False) -> str:
+    done = (subprocess.run if bare else warm.run)(
         command(*flags), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
     )
     assert done.returncode == code, done.stdout
@@ -49,7 +50,7 @@ def run(folder: Path, *flags: str, code: int = 0) -> str:
 
 def test_a_good_set_is_described_from_any_folder(tmp_path: Path) -> None:
     write_images(tmp_path, {"my/train/cat": 20, "my/train/dog": 10, "my/val/cat": 3})
-    output = run(tmp_path, "--config", "folder", "--dataset-path", "my")
+    output = run(tmp_path, "--config", "folder", "--dataset-path", "my", bare=True)
     assert "train: 30 images, 0 bad, 2 classes" in output
     assert re.search(r"^cat +20 +66\.7 %$", output, re.M)
     assert re.search(r"^dog +10 +33\.3 %$", output, re.M)
@@ -193,7 +194,7 @@ def test_ctrl_c_ends_it_with_130_and_leaves_no_process(tmp_path: Path) -> None:
     write_images(tmp_path, {"my/train/a": 1}, size=(2500, 2500))
     for number in range(1, 400):
         os.link(tmp_path / "my/train/a/0.png", tmp_path / f"my/train/a/{number}.png")
-    process = subprocess.Popen(
+    process = warm.Popen(
         command("--config", "folder", "--dataset-path", "my", "--num-labels", "2"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,

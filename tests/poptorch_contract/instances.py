@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Callable, List
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 NUM_INSTANCES, NUM_REPLICAS, NUM_STAGES = 2, 4, 2
 
@@ -23,7 +25,7 @@ def run_two(command: Callable[[int], List[str]], folder: Path, stand_in_path: st
         "POPDIST_STAND_IN_RENDEZVOUS": str(folder / f"rendezvous{len(list(folder.iterdir()))}"),
     }
     processes = [
-        subprocess.Popen(
+        warm.Popen(
             command(instance),
             env={**environment, "POPDIST_STAND_IN_INSTANCE": str(instance)},
             stdout=subprocess.PIPE,

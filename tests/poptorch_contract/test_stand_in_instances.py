@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import warm
 from tests.poptorch_contract.models import Classifier, batch, options_for, trainer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def run_instances(tmp_path, stand_in_path, script):
     }
     command = [sys.executable, "-c", f"folder = {str(tmp_path)!r}\n{BEGIN}{script}"]
     workers = [
-        subprocess.Popen(
+        warm.Popen(
             command,
             env={**environment, "POPDIST_STAND_IN_INSTANCE": str(instance)},
             stderr=subprocess.PIPE,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 import torch
 
+from tests import warm
 from tests.poptorch_contract.models import Classifier, batch, options_for, sgd, trainer
 
 X, Y = batch(4)
@@ -217,7 +217,7 @@ def test_a_process_can_leave_its_reports_behind(tmp_path, stand_in_path):
     )
     path = tmp_path / "report.json"
     environment = {**os.environ, "PYTHONPATH": stand_in_path, "POPTORCH_STAND_IN_REPORT": str(path)}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+    warm.run([sys.executable, "-c", script], check=True, env=environment)
     found = json.loads(path.read_text())
     assert found["executors"][0]["ipu_of_parameter"] == {"weight": 0, "bias": 0}
     assert [call["name"] for call in found["option_calls"]] == ["Options", "deviceIterations"]

@@ -12,6 +12,7 @@ from typing import Iterator
 
 import pytest
 
+from tests import warm
 from tests.prediction.browser import PROGRAM, Browser
 from tests.prediction.models import NAMES, save_model, write_picture
 
@@ -31,7 +32,7 @@ CARDS = "document.querySelectorAll('.answer')"
 def address(tmp_path: Path) -> Iterator[str]:
     """`predict.py --serve` as a user starts and stops it."""
     save_model(tmp_path / "model")
-    process = subprocess.Popen(
+    process = warm.Popen(
         [sys.executable, str(ROOT / "predict.py"), "--checkpoint", "model", "--serve", "--port", "0"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
