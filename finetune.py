@@ -25,7 +25,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if config.compile_only:
         return compile_only(config, placement)
 
-    from publishing import check_can_push, publish
+    from publishing.hugging_face import check_can_push, publish
     from run_setup import prepare_run
     from training import fit
     from weights.pretrained import class_notes, follow_checkpoint, load_pretrained, open_pretrained

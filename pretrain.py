@@ -31,7 +31,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             f'{config.pretrained_checkpoint}.\n       Use finetune.py to start from it, or --pretrained-checkpoint "".'
         )
 
-    from publishing import check_can_push, publish
+    from publishing.hugging_face import check_can_push, publish
     from run_setup import prepare_run
     from training import fit
 

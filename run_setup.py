@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from agreement import check_folder_is_shared, decided_by_main, raise_together
 from allocation import allocation_table
 from checkpoint import Progress
-from class_balance import balance_notes, with_positive_weights
 from dataset.bad_images import BadImageLog
 from dataset.base import fingerprint
+from dataset.class_balance import balance_notes, with_positive_weights
 from dataset.held_out import Subset
 from dataset.loader import EvalLoader, TrainLoader
 from dataset.registry import is_test_set, leaves_test_set, open_source
 from errors import UserError
+from insight.observing import Observer
+from insight.run_record import run_record
 from machine import spans_hosts
 from models.architecture import architecture_of
 from models.freezing import is_frozen
-from observing import Observer
 from reporting.build import build_reporters
 from resuming import resume, with_epsilon_of_the_run
 from run_folder import new_run_folder
-from run_record import run_record
 from runtime.build import build_runtime
 from saving import Saver
 from training import Run, number_of_steps

@@ -1,4 +1,4 @@
-"""The one loop: `fit` trains, validates and saves; `evaluate` counts every validation sample once.
+"""The one loop: `fit` trains, validates and saves.
 
 Nothing here knows which runtime is at work: every process of a run goes through the same lines in the same order.
 """
@@ -12,32 +12,32 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Tuple
 
 import torch
 
-import metrics
 from batch import HostBatch
 from checkpoint import files_of, restore_weights
 from dataset.bad_images import FILE_NAME
 from errors import UserError
-from findings import findings_of, gather_for
+from evaluation.evaluate import evaluate
+from evaluation.findings import findings_of
 from optimization import learning_rate_of
 from reporting.base import Reporter
 from reporting.records import StepRecord, Summary, ValidationRecord
+from stop_signal import StopSignal
 
 if TYPE_CHECKING:
     from checkpoint import Progress
     from config import Config
     from dataset.bad_images import BadImageLog
     from dataset.loader import EvalLoader, TrainLoader
-    from observing import Observer
+    from evaluation.metrics import EvalResult
+    from insight.observing import Observer
     from runtime.base import Runtime, StepResult
     from saving import Saver
     from weights.card import ModelCard
 
-SAME_SIGNAL_SECONDS = 1.0
 WARM_UP_STEPS = 2  # left out of the mean throughput: memory is allocated and code compiled in them
 
 
@@ -88,33 +88,6 @@ class Run:
 def number_of_steps(config: Config, steps_per_epoch: int, shift: int = 0) -> int:
     """Host steps of a run: `epochs` if given, else `training_steps`. `shift`: see `checkpoint.Progress`."""
     return config.epochs * steps_per_epoch + shift if config.epochs else config.training_steps
-
-
-class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a wish to stop after the current step; a second SIGINT ends at once.
-
-    Schedulers send a signal to every process, and launchers pass theirs on: one that follows within a second is the same.
-    """
-
-    def __init__(self) -> None:
-        self.number = 0
-        self._at = 0.0
-        self._previous: Dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Optional[FrameType]) -> None:
-        if not self.number:
-            self.number, self._at = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._at > SAME_SIGNAL_SECONDS:
-            raise KeyboardInterrupt
 
 
 class Stopwatch:
@@ -203,26 +176,6 @@ def _prepare(run: Run) -> None:
     if run.progress.step < run.num_steps:
         evaluates = run.validation is not None and run.config.validation_epochs > 0
         run.note(*run.runtime.prepare(evaluates, run.train.multi_label))
-
-
-def evaluate(
-    runtime: Runtime, loader: EvalLoader, loss_kind: str, progressed: Optional[Callable[[int], None]] = None
-) -> metrics.EvalResult:
-    """Loss (the config's `loss`), scores and findings over every sample of the loader's set, once; the same in every process.
-
-    `progressed` is called with the number of samples that this process has gone through, batch by batch.
-    """
-    totals, gathered = metrics.empty_totals(), gather_for(loader, loss_kind)
-    for batch in loader:
-        logits = runtime.predict(batch.images)
-        if logits is not None and batch.targets is not None:
-            totals += metrics.batch_totals(logits, batch.targets, batch.rows, loss_kind)
-            if gathered is not None:
-                gathered.add(batch, logits)
-        if progressed is not None:
-            progressed(batch.num_valid)
-    outcome = gathered.over_all(runtime) if gathered is not None else metrics.NOTHING
-    return metrics.result_of(runtime.sum_totals(totals), loader.multi_label, outcome)
 
 
 def _host_batches(run: Run) -> Iterator[HostBatch]:
@@ -378,7 +331,7 @@ def _validate(run: Run, averaged: bool = False, may_be_best: bool = True) -> boo
     return is_best
 
 
-def _is_best(progress: Progress, result: metrics.EvalResult) -> bool:
+def _is_best(progress: Progress, result: EvalResult) -> bool:
     """By AUC where there is one, and never again by the share of right labels once there was; else by top-1."""
     if result.auc is not None:
         return progress.best_auc is None or result.auc > progress.best_auc

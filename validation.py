@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     from allocation import allocation_table
-    from class_balance import undefined_auc_notes
     from compile_only import compile_only
     from config import load_config
+    from dataset.class_balance import undefined_auc_notes
     from errors import UserError
-    from findings import findings_of
+    from evaluation.findings import findings_of
     from placement import follow_launcher, place
 
     config = follow_launcher(load_config("validation", argv))
@@ -40,12 +40,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     from dataset.bad_images import BadImageLog
     from dataset.registry import open_source
+    from evaluation.evaluate import evaluate
     from reporting.build import build_wandb
     from reporting.evaluation import EvaluationProgress
     from reporting.records import ValidationRecord
     from run_setup import evaluation_loader, opening_notes
     from runtime.build import build_runtime
-    from training import evaluate
     from weights.pretrained import class_notes, follow_checkpoint, load_pretrained, open_pretrained
 
     saved = open_pretrained(config)  # before data is looked for and workers join
@@ -99,7 +99,7 @@ def _judge_features(
     from allocation import allocation_table
     from dataset.registry import open_source
     from errors import UserError
-    from knn import check_enough, evaluate_knn
+    from evaluation.knn import check_enough, evaluate_knn
     from machine import local_rank
     from reporting.evaluation import EvaluationProgress
     from run_setup import evaluation_loader, opening_notes

@@ -28,11 +28,12 @@ from config import Config, load_config  # noqa: E402
 from dataset.base import Encoded  # noqa: E402
 from dataset.loader import EvalLoader, TrainLoader  # noqa: E402
 from dataset.registry import open_source  # noqa: E402
+from evaluation.evaluate import evaluate  # noqa: E402
 from optimization import learning_rate_of  # noqa: E402
 from placement import place  # noqa: E402
 from reporting.tables import table  # noqa: E402
 from runtime.build import build_runtime  # noqa: E402
-from training import evaluate, number_of_steps  # noqa: E402
+from training import number_of_steps  # noqa: E402
 
 SCALED, FULL = "simplejpeg, scaled", "Pillow, in full"
 SIDE = 256

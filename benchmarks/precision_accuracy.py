@@ -25,12 +25,13 @@ from benchmarks.facts import cpu_name, write_json  # noqa: E402
 from config import Config, load_config  # noqa: E402
 from dataset.loader import EvalLoader, TrainLoader  # noqa: E402
 from dataset.registry import open_source  # noqa: E402
+from evaluation.evaluate import evaluate  # noqa: E402
 from optimization import learning_rate_of  # noqa: E402
 from placement import place  # noqa: E402
 from reporting.tables import table  # noqa: E402
 from runtime.base import Runtime  # noqa: E402
 from runtime.build import build_runtime  # noqa: E402
-from training import evaluate, number_of_steps  # noqa: E402
+from training import number_of_steps  # noqa: E402
 
 REFERENCE = "32.32"
 NEAREST = " to nearest"  # ends the names of the variants without stochastic rounding

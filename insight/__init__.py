@@ -1,1 +1,1 @@
-"""What a model does with pictures: its answers, where it looked, and how that is drawn."""
+"""What reports show of a run, its machine and its model: timeline, memory, answers, where the model looks."""

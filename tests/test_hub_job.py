@@ -24,8 +24,8 @@ import finetune
 import launch
 import predict
 from errors import UserError
-from model_readme import MARK
-from publishing import push
+from publishing.hugging_face import push
+from publishing.model_readme import MARK
 from tests.small import small_config
 
 NAMES = ["ca|t", "<b>dog</b>"]

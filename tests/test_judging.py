@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import checkpoint
-import findings
 import training
 from checkpoint import Progress
-from metrics import EvalResult, Outcome
+from evaluation import findings
+from evaluation.metrics import EvalResult, Outcome
 from placement import place
 from reporting.base import Reporter
 from reporting.records import ClassResult, Findings, Summary, ValidationRecord

@@ -27,16 +27,14 @@ ROOMS = (
         "allocation",
         "launch",
         "training",
-        "metrics",
-        "knn",
-        "findings",
-        "roc",
-        "class_balance",
+        "stop_signal",
         "placement",
+        "machine",
+        "optimization",
+        *RUN_FOLDER,
     ),
-    *("machine", "optimization", *RUN_FOLDER, "inspection_text", "compile_only", "run_record", "observing"),
-    *("timeline", "publishing", "model_readme", *IPU, "planning", "runtime", "models", "optim"),
-    *("dataset", "weights", "reporting", "insight", "prediction"),
+    *("inspection_text", "compile_only", *IPU, "planning", "runtime", "models", "optim"),
+    *("dataset", "weights", "reporting", "evaluation", "insight", "prediction", "publishing"),
 )
 
 # What each room (a folder or a module of the root) may import of ours, besides the leaves and itself; and why.
@@ -47,8 +45,8 @@ MAY_IMPORT = {
     "launch": (("placement", "machine"), "starts commands by name, before torch is imported"),
     "training": (
         (
-            *("runtime.base", "dataset", "reporting", *RUN_FOLDER, "metrics", "findings", "optimization", "optim"),
-            *("weights.card", "observing"),
+            *("runtime.base", "dataset", "reporting", *RUN_FOLDER, "evaluation", "optimization", "optim"),
+            *("weights.card", "insight.observing", "stop_signal"),
         ),
         "the one loop: it knows the runtime protocol, not a runtime",
     ),
@@ -68,17 +66,6 @@ MAY_IMPORT = {
         ("checkpoint", "run_folder", "reporting.records", "weights.card", "weights.tensor_files"),
         "writes what it is handed, without a runtime",
     ),
-    "observing": (
-        (
-            *("timeline", "insight", "placement", "dataset", "run_folder", "weights.own", "models.architecture"),
-            *("reporting.base", "reporting.records", "runtime.base"),
-        ),
-        "what reports show of machine and model, at the moments that the loop says",
-    ),
-    "timeline": (
-        ("planning.schedule", "placement", "models.architecture", "reporting.records", "runtime.base"),
-        "makes a record of what processes have measured",
-    ),
     "agreement": (("runtime.base", "machine"), "what processes agree on, whatever runs the model"),
     "resuming": (("agreement", "checkpoint", "run_folder", "runtime.base", "weights.card"), "puts back what was saved"),
     "checkpoint": (
@@ -87,15 +74,6 @@ MAY_IMPORT = {
     ),
     "run_folder": ((), "files and links of a run, whatever is in them"),
     "runtime": (("models", "optim", "optimization", "placement", "machine", *IPU), "runs the model"),
-    "run_record": (
-        ("allocation", "placement", "machine", "models.architecture", "dataset.base", "reporting.records"),
-        "what a report says of a run as a whole",
-    ),
-    "publishing": (
-        ("model_readme", "training", "weights.opening", "weights.writing"),
-        "what becomes of a run's weights after it",
-    ),
-    "model_readme": (("checkpoint", "weights.card", "weights.hub"), "a run in the hub's words"),
     "compile_only": (("allocation", "placement", "runtime"), "what a flag of three commands does"),
     "ipu_options": (("ipu_plan",), "translates a config for PopTorch"),
     "ipu_plan": ((), "what PopTorch would refuse, without PopTorch"),
@@ -111,9 +89,20 @@ MAY_IMPORT = {
     "placement": (("models.stages", "machine", *IPU), "folds the plan onto what there is, without torch"),
     "optimization": (("optim", "models.stages"), "the optimiser and schedule for a config"),
     "weights": (("models", "runtime.base"), "side room: reads and writes formats"),
+    "evaluation": (
+        ("models.losses", "runtime.base", "dataset", "reporting.records"),
+        "sums and findings of a validation pass, whatever runs the model",
+    ),
     "insight": (
-        ("models", "weights", "dataset", "reporting.records"),
-        "what a model does with pictures, for those of a user and for reports: above the side rooms",
+        (
+            *("models", "weights", "dataset", "planning.schedule", "placement", "allocation", "machine", "run_folder"),
+            *("reporting.base", "reporting.records", "runtime.base"),
+        ),
+        "what reports show of a run, its machine and its model: above the side rooms, beside the loop",
+    ),
+    "publishing": (
+        ("training", "checkpoint", "weights"),
+        "what becomes of a run's weights after it",
     ),
     "prediction": (
         ("models", "weights", "dataset", "insight", "reporting.tables", "reporting.console", "machine"),
@@ -123,12 +112,8 @@ MAY_IMPORT = {
     "reporting": ((), "side room: is told records"),
     "models": (("machine",), "the model knows nothing of how it is run, but what the CPU multiplies"),
     "optim": ((), "rules of optimisers and schedules alone"),
-    "metrics": (("models.losses", "roc", "reporting.records"), "pure functions"),
-    "roc": (("reporting.records",), "pure numpy"),
-    "class_balance": (("dataset.base",), "numbers of a training set's labels"),
-    "findings": (("metrics", "roc", "runtime.base", "dataset", "reporting.records"), "what a validation pass shows"),
-    "knn": (("runtime.base", "dataset.loader", "metrics"), "nearest neighbours, whatever runs the model"),
     "machine": ((), "what this process runs on"),
+    "stop_signal": ((), "signals alone"),
     "config": (("arguments",), "every key once; others import config itself, not its parts"),
     "errors": ((), "a leaf"),
     "arguments": ((), "a leaf"),

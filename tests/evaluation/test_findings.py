@@ -15,14 +15,14 @@ from torch import Tensor
 import machine
 from config import Config
 from dataset.registry import open_source
-from findings import MOST_CONFUSED, MOST_MISTAKES, class_names, findings_of, gather_for
-from metrics import EvalResult
+from evaluation.evaluate import evaluate
+from evaluation.findings import MOST_CONFUSED, MOST_MISTAKES, class_names, findings_of, gather_for
+from evaluation.metrics import EvalResult
 from placement import place_pipeline, place_single
 from run_setup import evaluation_loader
 from runtime.single import SingleRuntime
 from tests.processes import run_processes
 from tests.small import small_config
-from training import evaluate
 
 NUM_IMAGES, NUM_LABELS = 45, 4
 SEVERAL = {"loss": "SigmoidCELoss", "num_labels": NUM_LABELS}
@@ -200,7 +200,7 @@ def test_a_confusion_matrix_of_very_many_classes_is_left_out(tmp_path: Any) -> N
 
 def test_scores_too_many_for_memory_are_not_kept(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path, **SEVERAL)
-    monkeypatch.setattr("findings.MOST_SCORES", NUM_IMAGES * NUM_LABELS - 1)
+    monkeypatch.setattr("evaluation.findings.MOST_SCORES", NUM_IMAGES * NUM_LABELS - 1)
     result = single_result(config)
     assert result.auc is None
     assert result.outcome.wrong == ()

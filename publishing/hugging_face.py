@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import UserError
-from model_readme import MARK, model_readme
+from publishing.model_readme import MARK, model_readme
 from weights.opening import open_model
 from weights.writing import write_model
 

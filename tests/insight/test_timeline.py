@@ -10,6 +10,7 @@ import torch
 
 import machine
 from config import Config
+from insight.timeline import MOST_SPANS, measured_bubble, measured_timeline, planned_timeline
 from placement import Placement, ipus_for, place_pipeline, place_single
 from planning.schedule import bubble, orders_of
 from reporting.records import Span, Timeline
@@ -17,7 +18,6 @@ from runtime.base import Piece, Trace
 from runtime.single import SingleRuntime
 from tests.processes import run_processes
 from tests.small import host_batch, small_config
-from timeline import MOST_SPANS, measured_bubble, measured_timeline, planned_timeline
 
 PLANS = [
     ([1, 1, 1, 1], "1f1b", 1),

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, List, Optional, Set
 
+from insight.timeline import measured_timeline, planned_timeline
 from insight.views import NUM_SAMPLES, Sample, model_views, read_samples
 from models.architecture import architecture_of, count_forward_flops
 from reporting.records import MemoryRecord, ModelViews, ProcessMemory
 from run_folder import number_of, saved_steps
-from timeline import measured_timeline, planned_timeline
 from weights.own import open_step_folder
 
 if TYPE_CHECKING:

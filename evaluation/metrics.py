@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from errors import UserError
+from evaluation.roc import mean_auc
 from models.losses import classification_loss, pack_targets
 from reporting.records import ClassResult
-from roc import mean_auc
 
 TOP_K = 5
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import accuracy_score, hamming_loss, log_loss, top_k_accuracy_score
 
 from errors import UserError
-from metrics import batch_totals, empty_totals, result_of
+from evaluation.metrics import batch_totals, empty_totals, result_of
 
 GENERATOR = np.random.default_rng(0)
 LOGITS = GENERATOR.normal(size=(23, 8)).astype(np.float32)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import knn
 from config import Config
 from dataset.loader import EvalLoader
 from dataset.registry import open_source
 from errors import UserError
-from knn import Neighbours, evaluate_knn
+from evaluation import knn
+from evaluation.knn import Neighbours, evaluate_knn
 from placement import place_single
 from runtime.single import SingleRuntime
 from tests.small import small_config

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
-from class_balance import balance_notes, undefined_auc_notes, with_positive_weights
+from dataset.class_balance import balance_notes, undefined_auc_notes, with_positive_weights
 from dataset.order import TrainOrder
 from errors import UserError
 from tests.small import small_config

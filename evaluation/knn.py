@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from errors import UserError
-from metrics import TOP_K
+from evaluation.metrics import TOP_K
 
 if TYPE_CHECKING:
     from dataset.loader import EvalLoader

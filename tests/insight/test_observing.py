@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-import observing
+from insight import observing
+from insight.observing import SHARE_FOR_VIEWS, ViewMaker
 from insight.overlay import overlay, shown_view
 from insight.positions import MOST_ROWS, position_similarity
 from models.architecture import Architecture
-from observing import SHARE_FOR_VIEWS, ViewMaker
 from placement import place
 from reporting.base import Reporter
 from reporting.records import MemoryRecord, ModelViews, Timeline

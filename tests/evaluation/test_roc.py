@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from roc import MOST_POINTS, class_result, class_results, mean_auc, sigmoid
+from evaluation.roc import MOST_POINTS, class_result, class_results, mean_auc, sigmoid
 
 GENERATOR = np.random.default_rng(0)
 

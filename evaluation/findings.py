@@ -14,9 +14,9 @@ from torch import Tensor
 
 from dataset.base import sample_name
 from dataset.pictures import picture_of
-from metrics import Outcome, Wrong
+from evaluation.metrics import Outcome, Wrong
+from evaluation.roc import class_results
 from reporting.records import Findings, Mistake
-from roc import class_results
 
 if TYPE_CHECKING:
     from batch import EvalBatch

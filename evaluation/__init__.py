@@ -1,0 +1,1 @@
+"""A pass over a validation set: its sums, and what it shows besides: confusions, ROC curves, mistakes, nearest neighbours."""
