@@ -107,6 +107,21 @@ class Config(BaseModel):
     compile_only: bool = key(False, RUN, "print the resolved config and the plan, compile it for IPUs, and stop")
     debug: bool = key(False, RUN, "show tracebacks of user errors too")
 
+    knn: Optional[int] = key(
+        None,
+        RUN,
+        "validation.py judges the features by so many nearest training images, 20 say, instead of the head",
+        when=lambda c, r: c.command == "validation",
+        gt=0,
+    )
+    knn_temperature: float = key(
+        0.07,
+        RUN,
+        "a neighbour's vote is exp(cosine / this)",
+        when=lambda c, r: c.command == "validation" and c.knn is not None,
+        gt=0,
+    )
+
     random_seed: int = key(42, TRAINING, "seed of weights, sample order, augmentation, mixup and dropout", ge=0)
     epochs: int = key(0, TRAINING, "passes over the training set; above 0 it wins over training_steps", ge=0)
     training_steps: int = key(0, TRAINING, "host steps", when=lambda c, r: c.epochs == 0, ge=0)

@@ -2,6 +2,7 @@
 
     python validation.py --config b16_cifar10_valid --pretrained-checkpoint output/b16_cifar10/step_1000
     python validation.py --config-file runs/digits-20260101-120000/config.yaml --pretrained-checkpoint runs/…/best
+    python validation.py --config-file … --pretrained-checkpoint … --knn 20        the features, without the head
 
 Starts a local process for every pipeline stage that the config plans. `--help` lists all keys.
 """
@@ -10,9 +11,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, List, Optional, Sequence
 
 import launch
+
+if TYPE_CHECKING:
+    from config import Config
+    from dataset.base import Source
+    from placement import Placement
+    from weights.saved_model import SavedModel
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -44,6 +51,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     source = open_source(config, "validation")
     if source is None:
         raise UserError(f"dataset = {config.dataset} has no validation images at dataset_path = {config.dataset_path}.")
+    if config.knn is not None:
+        return _judge_features(config, placement, saved, source, followed)
     runtime = build_runtime(config, placement)
     bad_images = BadImageLog()
     loader = evaluation_loader(config, source, runtime, bad_images)
@@ -71,6 +80,53 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         for reporter in build_wandb(config, None, progress.note) if runtime.is_main else []:
             reporter.validated(record)
             reporter.close()
+    runtime.close()
+    return 0
+
+
+def _judge_features(
+    config: Config, placement: Placement, saved: SavedModel, validation: Source, notes: List[str]
+) -> int:
+    """k-NN accuracy of what the head reads."""
+    import torch
+
+    from allocation import allocation_table
+    from dataset.registry import open_source
+    from errors import UserError
+    from knn import check_enough, evaluate_knn
+    from machine import local_rank
+    from reporting.evaluation import EvaluationProgress
+    from run_setup import evaluation_loader, opening_notes
+    from runtime.build import build_runtime
+    from runtime.devices import pick_device
+    from weights.pretrained import load_pretrained
+    from weights.writing import without_head
+
+    assert config.knn is not None
+    train = open_source(config, "train")
+    if train is None:
+        raise UserError(f"knn needs training images to be near to, and dataset = {config.dataset} has none.")
+    if train.labels.ndim == 2:
+        raise UserError("knn is for images of one class each, and these may have several labels. Leave --knn out.")
+    check_enough(config.knn, len(train))
+    features = config.model_copy(update={"num_labels": 0})
+    runtime = build_runtime(features, placement)
+    loaders = [evaluation_loader(features, source, runtime) for source in (train, validation)]
+    notes = [allocation_table(features, placement), *opening_notes(config, placement, runtime), *notes]
+    notes += [*load_pretrained(without_head(saved), features, runtime), *runtime.prepare(evaluates=True)]
+    on_ipu = placement.runtime == "ipu"
+    with EvaluationProgress((len(train) + len(validation)) // runtime.eval_num_shares, runtime.is_main) as progress:
+        progress.note(*notes)
+        top1, top5, count = evaluate_knn(
+            runtime,
+            *loaders,
+            k=config.knn,
+            temperature=config.knn_temperature,
+            num_classes=max(train.num_classes, validation.num_classes),
+            device=torch.device("cpu") if on_ipu else pick_device(config, local_rank()),
+            progressed=progress.advance,
+        )
+        progress.finish_knn(config.knn, config.knn_temperature, top1, top5, count, len(train))
     runtime.close()
     return 0
 

@@ -45,6 +45,15 @@ class EvaluationProgress:
             f"Number of samples: {record.num_samples}",
         )
 
+    def finish_knn(self, k: int, temperature: float, top1: float, top5: float, num_samples: int, num_near: int) -> None:
+        self._close_bar()
+        self.note(
+            "k-NN Results",
+            f"k-NN accuracy: {top1:.5f} (k {k}, temperature {temperature:g}, among {num_near:,} training images)",
+            f"k-NN Top5: {top5:.5f}",
+            f"Number of samples: {num_samples}",
+        )
+
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()

@@ -402,9 +402,9 @@ def _example_output(
     precision: Precision,
     trains: bool = False,
 ) -> Tensor:
-    """What a stage gives: logits or tokens."""
+    """What a stage gives: logits (features, where there are no classes) or tokens."""
     if model.stage.has_head:
-        return torch.empty(batch_size, arch.num_labels, device=device, requires_grad=trains)
+        return torch.empty(batch_size, arch.num_labels or arch.head_input_dim, device=device, requires_grad=trains)
     tokens = arch.num_head_tokens if arch.depth - 1 in model.stage.blocks else arch.num_tokens
     shape = (batch_size, tokens, arch.embed_dim)
     return torch.empty(shape, dtype=precision.tokens, device=device, requires_grad=trains)

@@ -22,7 +22,18 @@ LEAVES = ("config", "errors", "arguments", "seeding", "batch")
 RUN_FOLDER = ("checkpoint", "run_folder", "saving", "step_writer", "resuming")
 IPU = ("ipu_options", "ipu_plan")
 ROOMS = (
-    *("agreement", "allocation", "launch", "training", "metrics", "placement", "machine", "optimization", *RUN_FOLDER),
+    *(
+        "agreement",
+        "allocation",
+        "launch",
+        "training",
+        "metrics",
+        "knn",
+        "placement",
+        "machine",
+        "optimization",
+        *RUN_FOLDER,
+    ),
     *("inspection_text", "compile_only", "run_record", *IPU, "planning", "runtime", "models", "optim"),
     *("dataset", "weights", "reporting", "prediction"),
 )
@@ -94,6 +105,7 @@ MAY_IMPORT = {
     "models": (("machine",), "the model knows nothing of how it is run, but what the CPU multiplies"),
     "optim": ((), "rules of optimisers and schedules alone"),
     "metrics": (("models.losses",), "pure functions"),
+    "knn": (("runtime.base", "dataset.loader", "metrics"), "nearest neighbours, whatever runs the model"),
     "machine": ((), "what this process runs on"),
     "config": (("arguments",), "every key once; others import config itself, not its parts"),
     "errors": ((), "a leaf"),
