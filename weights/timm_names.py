@@ -17,7 +17,7 @@ SIZES: Dict[str, Tuple[int, int]] = {
     "giant": (1408, 16),
     "gigantic": (1664, 16),
 }
-NAME = re.compile(r"(?:vit|deit|deit3)_([a-z]+)(?:_distilled)?_patch\d+(?:_reg\d+)?(?:_gap)?_\d+(?:_in21k)?(?:\..*)?")
+NAME = re.compile(r"(?:vit|deit|deit3)_([a-z]+)(?:_distilled)?_patch\d+_\d+(?:_in21k)?(?:\..*)?")
 
 
 def heads_of(name: str, width: int) -> int:
