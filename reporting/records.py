@@ -137,6 +137,7 @@ class Timeline:
     )
     expected_bubble: Optional[float] = None  # by the schedule's formula
     is_measured: bool = True  # False: as planned, where a runtime does not tell
+    num_left_out: int = 0  # spans of the same update that begin later than those that are here
 
 
 @dataclass(frozen=True)
