@@ -158,7 +158,7 @@ def _grid(axes: Axes, x_name: str) -> Iterator[str]:
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>'
         yield f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_level(value, axes)}</text>'
     yield f'<path class="axis" d="M{LEFT} {HEIGHT - BOTTOM}H{WIDTH - RIGHT}"/>'
-    for step in round_values(axes.first, axes.last, 4):
+    for step in round_values(axes.first, axes.last, 5):
         if step == int(step):
             x = axes.x(step)
             yield f'<path class="axis" d="M{x:.1f} {HEIGHT - BOTTOM}v5"/>'

@@ -41,7 +41,7 @@ def _confusion(findings: Findings, story: Story) -> str:
     title = "<h3>Which classes are taken for which</h3>"
     hint = f"Rows are labels, columns answers{_whose(findings)}; {int(matrix.trace()):,} of {int(matrix.sum()):,} are right. "
     if len(matrix) <= MOST_IN_MAP:
-        hint += "What is right stands on the diagonal; the ground darkens with the cell's share of its row."
+        hint += "What is right stands on the diagonal; a cell's ground grows stronger with its share of the row."
         wide = " wide" if len(matrix) > MOST_IN_HALF else ""
         return f'<div class="card{wide}">{title}<p class="note">{hint}</p>{_map(matrix, names)}</div>'
     pairs = table(

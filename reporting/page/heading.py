@@ -70,13 +70,15 @@ def _watch(state: str) -> str:
 def result(story: Story) -> str:
     """What came of the run, in one line of HTML."""
     record = story.best or story.last_validation
-    auc = mean_auc(story.findings) if story.findings is not None else None
     if record is None:
         return (
             f"Training loss {number(story.last_step.loss)}." if story.last_step is not None else "Nothing to show yet."
         )
     name, value = next(iter(record.scores().items()))
     parts = [f"{percent(value)} {SCORE_NAMES.get(name, name)}"]
+    auc = record.scores().get("auc")
+    if auc is None and story.findings is not None and story.findings.step == record.step:
+        auc = mean_auc(story.findings)
     if auc is not None:
         parts.insert(0, f"mean ROC AUC {auc:.4f}")
     which = "best" if story.best is not None else "last"

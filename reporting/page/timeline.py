@@ -182,6 +182,8 @@ def _notes(timeline: Timeline, windows: Sequence[Window]) -> str:
     notes = []
     if len(windows) > 1:
         notes.append(f"Drawn is the time of {ENDS} micro-batches at the beginning and at the end.")
+    if timeline.num_left_out:
+        notes.append(f"{timeline.num_left_out:,} later pieces of this weight update were not kept.")
     if len(timeline.rows) > MOST_ROWS:
         notes.append(f"Drawn are the first {MOST_ROWS} of {len(timeline.rows):,} rows.")
     return "".join(f'<p class="note">{note}</p>' for note in notes)

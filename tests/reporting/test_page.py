@@ -231,3 +231,12 @@ def test_counts_can_be_read_on_every_ground_of_the_confusion_map(theme):
         if reached < 4.5:
             low[name] = reached
     assert low == {}
+
+
+def test_what_a_timeline_leaves_out_is_said(tmp_path):
+    reporter = demo.ReportReporter(tmp_path)
+    reporter.traced(replace(demo.timeline(), num_left_out=12_345))
+    reporter.close()
+    assert (
+        "12,345 later pieces of this weight update were not kept." in Page((tmp_path / "report.html").read_text()).text
+    )
