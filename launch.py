@@ -5,9 +5,11 @@ Under a launcher a command is one of its processes and starts none: `torchrun` s
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import random
 import signal
 import socket
 import sys
@@ -24,6 +26,7 @@ from placement import Placement, check_can_run, follow_launcher, place
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
 OBEY_SECONDS = 10.0  # how long the others may take to end after one has obeyed a signal, or after a second signal
 EXIT_USER_ERROR = 2
+PORTS = 15_000, 32_000  # outgoing connections have those from 32,768 on, on Linux
 
 
 def run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: Optional[Sequence[str]] = None) -> int:
@@ -85,7 +88,7 @@ def run_workers(command: str, argv: List[str], placement: Placement, threads: in
         "WORLD_SIZE": str(num_workers),
         "LOCAL_WORLD_SIZE": str(num_workers),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(free_port()),
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",
     }
@@ -121,10 +124,15 @@ def _start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port that nothing uses. It lies below those that systems give to outgoing connections, one of which might else take it
+    in the seconds until the workers listen.
+    """
+    draw = random.SystemRandom()  # not the run's numbers: two runs of one seed may start at once
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", draw.randrange(*PORTS)))
+            return int(probe.getsockname()[1])
 
 
 def _worker(command: str, argv: List[str], environment: Dict[str, str], reports: Any) -> None:

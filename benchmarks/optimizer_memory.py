@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import socket
 import sys
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook  # noqa: E402
 
 from benchmarks.facts import random_batch, write_json  # noqa: E402
 from config import load_config  # noqa: E402
+from launch import free_port  # noqa: E402
 from placement import place  # noqa: E402
 from reporting.tables import table  # noqa: E402
 from runtime.build import build_runtime  # noqa: E402
@@ -88,9 +88,7 @@ def run(row: Tuple[str, str, Tuple[str, ...]], replicas: int) -> List[Tuple[floa
     arguments += ["--gradient-accumulation", "2", "--ipus-per-replica", "1", "--layers-per-ipu", "12", *keys]
     arguments += ["--replication-factor", str(replicas), "--enable-rts", "true"]
     arguments += ["--runtime", "pipeline" if replicas > 1 else "single"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     context = get_context("forkserver")
     context.set_forkserver_preload(["runtime.pipeline", "runtime.single", "config"])
     with context.Pool(replicas) as pool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import time
 from multiprocessing import get_context
@@ -23,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.facts import cpu_name, random_batch, shown, spread, write_json  # noqa: E402
 from config import load_config  # noqa: E402
+from launch import free_port  # noqa: E402
 from machine import num_cores  # noqa: E402
 from placement import place  # noqa: E402
 from reporting.tables import table  # noqa: E402
@@ -110,7 +110,7 @@ class Workers:
         os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
         context = get_context("forkserver")
         context.set_forkserver_preload(["runtime.pipeline", "config"])
-        port = _free_port()
+        port = free_port()
         self._pipes, self._workers = [], []
         for rank in range(num_processes):
             ours, theirs = context.Pipe()
@@ -144,12 +144,6 @@ def measure(group: List[Workers], steps: int) -> Measured:
         workers.start(steps)
     results = [workers.result() for workers in group]
     return sum(cpu for cpu, _ in results) / len(group), sum(wall for _, wall in results) / len(group)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _work(arguments: List[str], world: Dict[str, int], pipe: Any) -> None:

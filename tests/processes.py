@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
 import traceback
 from multiprocessing import connection, get_context
 from typing import Any, Callable, List
+
+from launch import free_port
 
 TIMEOUT_SECONDS = 120
 
@@ -17,9 +18,7 @@ _context.set_forkserver_preload(["runtime.pipeline", "config", "numpy"])
 
 def run_processes(world_size: int, function: Callable[..., Any], *arguments: Any) -> List[Any]:
     """Results of `function(rank, *arguments)` of every rank. Fails with the traceback of the first rank that raises."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     workers, pipes = [], []
     for rank in range(world_size):
         receiver, sender = _context.Pipe(duplex=False)

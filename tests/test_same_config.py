@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Dict, List
 import pytest
 
 from errors import SharedError
+from launch import free_port
 from runtime.same_config import check_same_config
 from tests import warm
 from tests.small import TINY_CONFIGS, small_config
@@ -51,9 +51,7 @@ def test_what_a_host_has_may_differ(tmp_path: Any) -> None:
 @pytest.mark.pipeline
 def test_two_hosts_with_different_flags_both_end_with_2(tmp_path: Any) -> None:
     (tmp_path / "configs.yaml").write_text(TINY_CONFIGS)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = [str(ROOT / "pretrain.py"), "--config", "tiny", "--config-file", str(tmp_path / "configs.yaml")]
     flags += ["--runtime", "pipeline", "--ipus-per-replica", "2"]
     nodes = [
