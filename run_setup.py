@@ -24,7 +24,7 @@ from insight.observing import Observer
 from insight.run_record import run_record
 from machine import spans_hosts
 from models.architecture import architecture_of
-from models.freezing import is_frozen
+from models.freezing import frozen_units, is_frozen
 from reporting.build import build_reporters
 from resuming import resume, with_epsilon_of_the_run
 from run_folder import new_run_folder
@@ -131,7 +131,7 @@ def freezing_notes(config: Config) -> List[str]:
     """How much of the model is trained, where that is not all of it."""
     sizes = {name: math.prod(shape) for name, shape in parameter_shapes(architecture_of(config)).items()}
     trained = sum(size for name, size in sizes.items() if not is_frozen(name, config))
-    if not config.trains or trained == sum(sizes.values()):
+    if not config.trains or not frozen_units(config):  # fixed positions are no part that could have been trained
         return []
     what = "the classifier alone" if config.linear_probe else f"all but {' and '.join(_shown_units(config))}"
     notes = [f"trained: {what}, {trained:,} of {sum(sizes.values()):,} weights; the rest runs as in evaluation"]
@@ -181,7 +181,8 @@ def data_notes(
     num_steps = number_of_steps(config, train.steps_per_epoch)
     if config.warmup_steps >= num_steps and not config.warmup_ratio:
         notes.append(
-            f"warmup_steps = {config.warmup_steps:,}: the learning rate rises through all {num_steps:,} steps of the run"
+            f"warmup_steps = {config.warmup_steps:,}: the learning rate rises through all {num_steps:,} steps of the run "
+            "(--warmup-steps sets fewer, --warmup-ratio 0.1 a share)"
         )
     return notes
 

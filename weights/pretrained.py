@@ -41,6 +41,11 @@ def _says_all(saved: SavedModel) -> bool:
     return saved.card.arch.num_heads > 0
 
 
+def _one_side(value: Any) -> Any:
+    """A square's side alone, as configs give it."""
+    return value[0] if isinstance(value, tuple) and value[0] == value[1] else value
+
+
 def _check_unseen(saved: SavedModel, config: Config) -> None:
     """Raises UserError for what differs and would load all the same, or not be understood from shapes."""
     theirs, ours = saved.card.arch, architecture_of(config)
@@ -60,13 +65,13 @@ def _check_unseen(saved: SavedModel, config: Config) -> None:
         pairs["num_attention_heads"] = (theirs.num_heads, ours.num_heads, config.num_attention_heads)
     if config.trains and not (theirs.fc_norm or ours.fc_norm):  # a head can learn to read otherwise
         pairs.pop("global_pool", None)
-    for key, (there, here, shown) in pairs.items():
-        if there != here:
-            value = there[0] if isinstance(there, tuple) and there[0] == there[1] else there
-            raise UserError(
-                f"pretrained_checkpoint = {saved.source} has {key} = {value}, the config {shown}.\n"
-                f"       Set {key} as in the checkpoint."
-            )
+    differ = {key: (there, shown) for key, (there, here, shown) in pairs.items() if there != here}
+    if differ:
+        told = ", ".join(f"{key} = {_one_side(there)}, the config {shown}" for key, (there, shown) in differ.items())
+        raise UserError(
+            f"pretrained_checkpoint = {saved.source} has {told}.\n"
+            f"       Set {' and '.join(differ)} as in the checkpoint; a run's own are in its config.yaml, for --config-file."
+        )
 
 
 def follow_checkpoint(saved: SavedModel, config: Config) -> Tuple[Config, List[str]]:
