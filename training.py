@@ -379,10 +379,11 @@ def _restore_best(run: Run) -> None:
         restore_weights(folder, run.runtime, files_of(folder))
         with run.runtime.averaged() if run.config.ema_decay else nullcontext():
             result = evaluate(run.runtime, run.validation, run.config.loss)
-        run.note(
-            f"restored the weights of the best step, {best:,}: {100 * result.top1:.3f} % of {result.num_samples:,} samples, "
-            f"{100 * (run.progress.best_top1 or 0):.3f} % when it was saved"
-        )
+        was, score = (100 * (run.progress.best_top1 or 0), 100 * result.top1)
+        found = f"{score:.3f} % of {result.num_samples:,} samples, {was:.3f} %"
+        if result.auc is not None:  # which has chosen the step
+            found = f"AUC {result.auc:.5f} of {result.num_samples:,} samples, {run.progress.best_auc or 0:.5f}"
+        run.note(f"restored the weights of the best step, {best:,}: {found} when it was saved")
 
 
 def _finish(run: Run, watch: Stopwatch, code: int) -> None:

@@ -121,8 +121,10 @@ def _judge_features(
     notes = [allocation_table(features, placement), *opening_notes(config, placement, runtime), *notes]
     notes += [*load_pretrained(without_head(saved), features, runtime), *runtime.prepare(evaluates=True)]
     on_ipu = placement.runtime == "ipu"
-    with EvaluationProgress((len(train) + len(validation)) // runtime.eval_num_shares, runtime.is_main) as progress:
-        progress.note(*notes)
+    with EvaluationProgress(
+        (len(train) + len(validation)) // runtime.eval_num_shares, runtime.is_main, config.quiet
+    ) as progress:
+        progress.opening(*notes)
         top1, top5, count = evaluate_knn(
             runtime,
             *loaders,

@@ -33,7 +33,8 @@ class TrainOrder:
     With `repeated_augmentation` a weight update takes each of its samples so often, and an epoch, of as many host steps, goes
     through that much less of the order. Copies lie far apart in the update, so that they are not mixed with each other.
 
-    It is a permutation, or with `balanced_sampling` as many draws in which each class comes equally often.
+    It is a permutation, or with `balanced_sampling` as many draws in which each class comes equally often: a sample that is drawn
+    again in an epoch is another copy.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TrainOrder:
         self.steps_per_epoch, self.dropped = divmod(num_samples, config.samples_per_step)
         self._num_samples, self._config, self._replicas = num_samples, config, list(replicas)
         self._permutations: Dict[int, np.ndarray] = {}
+        self._repeats: Dict[int, np.ndarray] = {}  # of an epoch's draws, how often each sample has come before
         self._classes = samples_of_classes(labels) if config.balanced_sampling and labels is not None else []
 
     def step(self, epoch: int, step: int) -> np.ndarray:
@@ -51,8 +53,18 @@ class TrainOrder:
 
     def order(self, epoch: int, step: int) -> Order:
         """What to read for a host step."""
-        copies = self._positions(step) % self._config.global_batch_size // self._samples_per_update
-        return Order(epoch, self.step(epoch, step), copies if self._config.repeated_augmentation > 1 else None)
+        return Order(epoch, self.step(epoch, step), self._copies(epoch, self._positions(step)))
+
+    def _copies(self, epoch: int, positions: np.ndarray) -> Optional[np.ndarray]:
+        """Which copy of its sample stands at each of some positions of the epoch: no two are the same."""
+        times = self._config.repeated_augmentation
+        if times == 1 and not self._classes:
+            return None
+        copies = positions % self._config.global_batch_size // self._samples_per_update
+        if not self._classes:
+            return copies
+        self._permutation(epoch)
+        return self._repeats[epoch][self._places(positions)] * times + copies
 
     @property
     def _samples_per_update(self) -> int:
@@ -89,12 +101,15 @@ class TrainOrder:
         if epoch not in self._permutations:
             # The one before is still in use where loader processes are ahead.
             self._permutations = {kept: order for kept, order in self._permutations.items() if kept == epoch - 1}
+            self._repeats = {kept: repeats for kept, repeats in self._repeats.items() if kept == epoch - 1}
             generator = np.random.default_rng(derive_seed(self._config.random_seed, "order", epoch))
             self._permutations[epoch] = (
                 drawn_equally(self._classes, self._num_samples, generator)
                 if self._classes
                 else generator.permutation(self._num_samples)
             )
+            if self._classes:
+                self._repeats[epoch] = times_before(self._permutations[epoch])
         return self._permutations[epoch]
 
 
@@ -121,3 +136,14 @@ def drawn_equally(classes: List[np.ndarray], count: int, generator: np.random.Ge
 def _go_round(members: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     rounds = [generator.permutation(members) for _ in range(-(-count // len(members)))]
     return np.concatenate(rounds)[:count] if rounds else members[:0]
+
+
+def times_before(draws: np.ndarray) -> np.ndarray:
+    """[n]: how often the sample of each of n draws has been drawn before."""
+    order = np.argsort(draws, kind="stable")
+    ordered = draws[order]
+    is_first = np.append(True, np.diff(ordered) != 0)
+    places = np.arange(len(draws))
+    times = np.empty_like(places)
+    times[order] = places - np.maximum.accumulate(np.where(is_first, places, 0))
+    return times

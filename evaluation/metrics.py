@@ -66,7 +66,7 @@ def empty_totals() -> Tensor:
 def batch_totals(logits: Tensor, labels: Tensor, rows: Tensor, loss_kind: str = "CELoss") -> Tensor:
     """Totals of the `rows` of a batch that count: logits [B, K], labels [B], or [B, K] where images have several.
 
-    The loss is the one trained with, but without label smoothing.
+    The loss is the one trained with, but without label smoothing and `positive_weights`.
     """
     if not len(rows):
         return empty_totals()

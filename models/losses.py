@@ -44,17 +44,16 @@ def classification_loss(
 
     SigmoidCELoss sums the binary cross entropies of a sample's K labels (as arXiv 2106.07998 trains ImageNet), in which
     `positive_weights` [K] multiply the terms of labels that are there (torch's `pos_weight`). The hard one counts both labels
-    of a mixed image in full, whatever their shares (as DeiT III, arXiv 2204.07118).
+    of a mixed image in full, whatever their shares (as DeiT III, arXiv 2204.07118); it is for images of one class each.
     """
     logits = logits.float()
     if targets.dim() == 3:
-        shares = (targets[:, :, 0] > 0).float() if kind == HARD else targets[:, :, 0]
-        wanted = shares * (1.0 - label_smoothing) + 0.5 * label_smoothing
+        wanted = targets[:, :, 0] * (1.0 - label_smoothing) + 0.5 * label_smoothing
         return _binary(logits, wanted, positive_weights).sum(dim=1).mean()
     if targets.shape[1] == 1:
         return _loss(logits, targets[:, 0].long(), kind, label_smoothing, positive_weights).mean()
     if kind == HARD:
-        return _hard_loss(logits, targets, label_smoothing, positive_weights)
+        return _hard_loss(logits, targets, label_smoothing)
     loss_a = _loss(logits, targets[:, 0].long(), kind, label_smoothing, positive_weights)
     loss_b = _loss(logits, targets[:, 1].long(), kind, label_smoothing, positive_weights)
     weight = targets[:, 2]
@@ -64,7 +63,7 @@ def classification_loss(
 def loss_weights(config: Config, device: Optional[torch.device] = None) -> Optional[Tensor]:
     """The config's `positive_weights` as `classification_loss` takes them, float32 [num_labels]."""
     weights = config.positive_weights
-    if weights is None:
+    if weights is None or not config.trains:  # validation is without them, and features have no labels to weight
         return None
     if isinstance(weights, str):  # balanced: a plan alone, without data to count
         weights = 1.0
@@ -92,13 +91,13 @@ def _binary(logits: Tensor, wanted: Tensor, positive_weights: Optional[Tensor]) 
     return (1.0 - wanted) * logits + (1.0 + (positive_weights - 1.0) * wanted) * F.softplus(-logits)
 
 
-def _hard_loss(logits: Tensor, targets: Tensor, label_smoothing: float, positive_weights: Optional[Tensor]) -> Tensor:
+def _hard_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """Of mixed images, targets [B, 3]: a label counts in full if any of its image is seen."""
     num_labels, weight = logits.shape[1], targets[:, 2:]
     first, second = (F.one_hot(targets[:, column].long(), num_labels).float() for column in (0, 1))
     wanted = torch.maximum(first * (weight > 0).float(), second * (weight < 1).float())
     wanted = wanted * (1.0 - label_smoothing) + label_smoothing / num_labels
-    return _binary(logits, wanted, positive_weights).sum(dim=1).mean()
+    return _binary(logits, wanted, None).sum(dim=1).mean()
 
 
 def count_correct(logits: Tensor, targets: Tensor) -> Tensor:

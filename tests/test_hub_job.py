@@ -87,6 +87,10 @@ def newest() -> Path:
     return max(Path("runs").iterdir(), key=lambda run: run.stat().st_mtime)
 
 
+@pytest.mark.skipif(
+    int(transformers.__version__.split(".")[0]) < 5,
+    reason=f"transformers {transformers.__version__} crops no pictures by their short side with PIL",
+)
 def test_a_hub_set_and_a_hub_vit_become_a_model_that_transformers_opens_with_the_same_answers(capsys: Any) -> None:
     assert train() == 0
     folder = newest() / "huggingface"

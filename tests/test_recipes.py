@@ -108,8 +108,6 @@ def test_labels_of_mixed_images_count_in_full_as_in_deit_iii() -> None:
     torch.testing.assert_close(found, expected)
     alone = classification_loss(logits, pack_targets(labels, 4), "HardSigmoidCELoss")
     torch.testing.assert_close(alone, classification_loss(logits, pack_targets(labels, 4), "SigmoidCELoss"))
-    several = classification_loss(logits, pack_targets(one_hot.byte(), 4, shares), "HardSigmoidCELoss")
-    torch.testing.assert_close(several, expected)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])

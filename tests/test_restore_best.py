@@ -13,6 +13,7 @@ from errors import UserError
 from placement import follow_launcher, place
 from reporting.base import Reporter
 from run_setup import prepare_run
+from tests.evaluation.test_findings import write_table
 from tests.processes import run_processes
 from tests.small import small_config
 from training import Run, fit
@@ -130,3 +131,18 @@ def _stage_has_best(rank: int, path: str) -> Any:
     step = run.progress.best_step
     run.runtime.close()
     return step
+
+
+def test_where_images_have_several_labels_the_area_that_chose_the_step_is_said(tmp_path: Any) -> None:
+    table = write_table(tmp_path / "data")
+    keys = {
+        "dataset": "csv",
+        "dataset_path": str(table),
+        "image_column": "image",
+        "label_columns": ["a", "b", "c", "d"],
+    }
+    run, notes = trained(tmp_path, tmp_path / "run", **keys, loss="SigmoidCELoss", num_labels=4, eval_crop=1.0)
+    area = run.progress.best_auc
+    assert area is not None
+    wanted = f"the best step, {run.progress.best_step}: AUC {area:.5f} of 45 samples, {area:.5f} when it was saved"
+    assert [note for note in notes if note.startswith("restored")] == [f"restored the weights of {wanted}"]

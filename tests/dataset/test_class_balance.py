@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,13 @@ import numpy as np
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
+from batch import DataShare
 from dataset.class_balance import balance_notes, undefined_auc_notes, with_positive_weights
+from dataset.loader import TrainLoader
 from dataset.order import TrainOrder
+from dataset.registry import open_source
 from errors import UserError
+from tests.dataset.files import write_images
 from tests.small import small_config
 
 GENERATOR = np.random.default_rng(0)
@@ -64,6 +69,36 @@ def test_with_several_labels_each_label_and_having_none_is_a_class(tmp_path: Any
     share = SEVERAL[drawn].mean(axis=0)
     assert (share[:4] >= 1 / 5).all()  # four labels that there are, and none; an image brings its other labels along
     assert (~SEVERAL[drawn].any(axis=1)).sum() == 40
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("labels", [SINGLE, SEVERAL], ids=["single", "several"])
+def test_a_sample_that_is_drawn_again_in_an_epoch_is_another_copy(
+    tmp_path: Any, times: int, labels: np.ndarray
+) -> None:
+    keys = {"balanced_sampling": True, "gradient_accumulation": 2, "replication_factor": 2}
+    config = small_config(tmp_path, **keys, repeated_augmentation=times)
+    order = TrainOrder(200, config, (0, 1), labels)
+    orders = [order.order(1, step) for step in range(order.steps_per_epoch)]
+    drawn = [pair for one in orders for pair in zip(one.indices.tolist(), one.copies.tolist())]
+    assert len(set(drawn)) == len(drawn) > len({index for index, _ in drawn})
+    alone = TrainOrder(200, config, (1,), labels).order(1, 7)  # epoch 1 alone, as after resuming
+    wanted = orders[7].copies.reshape(-1, 2, config.micro_batch_size)[:, 1].flatten()
+    assert alone.copies.tolist() == wanted.tolist()
+
+
+def test_copies_of_drawn_samples_are_changed_each_in_its_own_way(tmp_path: Any) -> None:
+    write_images(tmp_path / "set" / "train", {"a": 2, "b": 22}, size=(24, 20))
+    data = {"dataset": "folder", "dataset_path": str(tmp_path / "set"), "num_labels": 2, "train_crop_scale": [0.2, 0.6]}
+    layout = {"micro_batch_size": 24, "gradient_accumulation": 1, "balanced_sampling": True}
+    config = small_config(tmp_path, **data, **layout)
+    source = open_source(config, "train")
+    batch = next(TrainLoader(source, config, DataShare((0,), images=True, targets=True)).epoch(0))
+    indices = TrainOrder(24, config, (0,), source.labels).step(0, 0)
+    rows = np.flatnonzero(indices == 0).tolist()
+    assert len(rows) == 6
+    for one, other in combinations(rows, 2):
+        assert (batch.images[one].float() - batch.images[other].float()).abs().mean() > 5
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_and_the_same_for_all_replicas_together(tmp_path: Any) -> None:

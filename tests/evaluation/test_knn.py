@@ -87,3 +87,11 @@ def test_shares_of_the_references_merge_into_the_same_neighbours() -> None:
 def test_more_neighbours_than_images_are_refused() -> None:
     with pytest.raises(UserError, match="knn = 20, but there are 5 training images"):
         knn.check_enough(20, 5)
+
+
+def test_features_of_a_run_whose_config_weights_its_labels_can_be_judged(tmp_path: Any) -> None:
+    weighted = {"loss": "SigmoidCELoss", "positive_weights": tuple(float(label + 1) for label in range(10))}
+    config = digits(tmp_path).model_copy(update=weighted)
+    runtime = SingleRuntime(config, place_single(config), num_cores=1)
+    batch = next(iter(loaders(config, runtime)[1]))
+    assert runtime.predict(batch.images).shape[1] == config.hidden_size
