@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from reporting.base import Reporter
     from runtime.base import Runtime
 
-SHARE_FOR_VIEWS = 0.005  # of a run's time, until it ends
+SHARE_FOR_VIEWS = 0.0025  # of a run's time, until it ends
 # A second, and seconds besides: until views have been made once, their time is guessed by it, about twice what one core took.
 CAUTIOUS_FLOPS, CAUTIOUS_SECONDS = 2.5e10, 0.1
 
@@ -42,6 +42,7 @@ class Observer:
     ) -> None:
         self._config, self._placement, self._runtime, self._reporters = config, placement, runtime, reporters
         self._views = ViewMaker(config, folder, held_out)
+        self._num_validations = 0
         self._held_at = -1  # the step of the newest memory record
         self._failed: Set[str] = set()
 
@@ -66,8 +67,13 @@ class Observer:
         self._attempt("timeline", tell)
 
     def after_validation(self, step: int) -> None:
-        """Memory, and views where a step has come onto the disk since the last ones and there is time for it."""
-        self._tell_memory(step)
+        """Memory, and views where a step has come onto the disk since the last ones and there is time for it.
+
+        Processes wait for each other when they are asked for their memory: at validations 1, 2, 4, 8 and so on, and at the end.
+        """
+        self._num_validations += 1
+        if self._num_validations & (self._num_validations - 1) == 0:
+            self._tell_memory(step)
         self._attempt("pictures of the model", lambda: self._tell_views(at_any_cost=False))
 
     def at_end(self, step: int, in_a_hurry: bool) -> None:

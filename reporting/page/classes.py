@@ -16,6 +16,7 @@ MOST_IN_HALF = 12  # classes of a map in half of the page's width
 MOST_PAIRS, MOST_CURVES, MOST_ROWS, ENDS = 25, 30, 200, 20
 LEVELS = 9  # of a cell's ground in the style sheet
 SHORT = 18  # letters of a class's name at the map's edges
+MOST_UPRIGHT = 3  # letters of a name that stands over its column as it is; longer ones lie on their side
 SIDE, EDGE = 200, 24  # of a ROC curve's drawing
 
 
@@ -63,6 +64,7 @@ def _whose(findings: Findings) -> str:
 def _map(matrix: np.ndarray, names: Sequence[str]) -> str:
     """A table whose cells have grounds: it is read as well as seen."""
     totals = matrix.sum(axis=1)
+    lying = "" if max(map(len, names)) <= MOST_UPRIGHT else " lying"
     head = "".join(f'<th scope="col"><span>{name(one, SHORT)}</span></th>' for one in names)
     body = "".join(
         f'<tr><th scope="row">{name(names[row], SHORT)}</th>{"".join(_cells(matrix[row], row, int(totals[row])))}</tr>'
@@ -70,8 +72,8 @@ def _map(matrix: np.ndarray, names: Sequence[str]) -> str:
     )
     return scrolling(
         "Confusion matrix",
-        f'<table class="heat"><caption>Samples by label (row) and answer (column)</caption><thead><tr><th scope="col">label</th>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table>",
+        f'<table class="heat{lying}"><caption>Samples by label (row) and answer (column)</caption><thead><tr>'
+        f'<th scope="col">label</th>{head}</tr></thead><tbody>{body}</tbody></table>',
     )
 
 
@@ -133,6 +135,7 @@ def _curve(result: ClassResult) -> str:
     if result.sensitivity is not None and result.specificity is not None:
         at = place((1 - result.specificity, result.sensitivity))
         ring = f'<path class="mark s1" transform="translate({at})" d="{MARKERS[0]}"/>'
+    area = f"{result.auc:.4f}" if result.auc is not None else NONE
     words = (
         f"ROC curve of {plain(result.name)}: area {number(result.auc)}, sensitivity {number(result.sensitivity)} and "
     )
@@ -141,7 +144,7 @@ def _curve(result: ClassResult) -> str:
     chance = f'<path class="grid" d="M{EDGE} {SIDE - EDGE}L{SIDE - EDGE} {EDGE}"/>'
     size = f'viewBox="{EDGE - 8} {EDGE - 8} {inner + 16} {inner + 16}"'
     return (
-        f'<figure class="card"><figcaption><h3>{name(result.name, 40)}</h3><p>{number(result.auc)}</p></figcaption>'
+        f'<figure class="card"><figcaption><h3>{name(result.name, 40)}</h3><p>{area}</p></figcaption>'
         f'<svg {size} role="img" aria-label="{escaped(words, None)}">{frame}{chance}'
         f'<path class="line s0" d="{path}"/>{ring}</svg></figure>'
     )

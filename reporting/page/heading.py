@@ -7,6 +7,7 @@ from typing import Iterator, List, Tuple
 
 from reporting.lines import duration, rate
 from reporting.markup import escaped, number, percent
+from reporting.records import Summary
 from reporting.story import Story, mean_auc
 
 STATES = {"running": "Running", "done": "Done", "stopped": "Stopped", "failed": "Ended by an error"}
@@ -47,7 +48,8 @@ def _about(story: Story) -> str:
     if run is None:
         return ""
     validation = f", {run.num_validation:,} validation images" if run.num_validation else ", no validation set"
-    words = f"{run.command} on {run.runtime}: {run.num_parameters:,} parameters, {run.num_train:,} training images{validation}"
+    words = f"{run.command}, runtime {run.runtime}: {run.num_parameters:,} parameters, "
+    words += f"{run.num_train:,} training images{validation}"
     return f'<p class="about">{escaped(words, None)}</p>'
 
 
@@ -109,7 +111,14 @@ def _tiles(story: Story) -> Iterator[Tuple[str, str, str]]:
         yield "training loss", number(step.loss), f"step {step.step:,}"
     yield from _speeds(story)
     if summary is not None:
-        yield "time", duration(summary.seconds), f"{summary.steps:,} step{'s' * (summary.steps != 1)}"
+        yield "time", duration(summary.seconds), _steps_taken(story, summary)
+
+
+def _steps_taken(story: Story, summary: Summary) -> str:
+    """Those of the time beside them: a resumed run's time begins where it goes on."""
+    resumed = story.run.resumed_step if story.run is not None else 0
+    count = summary.steps - resumed
+    return f"{count:,} step{'s' * (count != 1)}" + (f" from step {resumed:,} on" if resumed else "")
 
 
 def _speeds(story: Story) -> List[Tuple[str, str, str]]:

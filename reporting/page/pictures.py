@@ -45,9 +45,8 @@ def _mistake(one: Mistake) -> str:
 
 
 def _attention(view: AttentionView) -> str:
-    shown = picture(view.picture, "a sample as the model sees it") + picture(
-        view.overlay, "the same under its attention"
-    )
+    shown = picture(view.picture, f"{view.name} as the model sees it")
+    shown += picture(view.overlay, f"{view.name} under the model's attention")
     said = f"{percent(view.probability)}, {_verdict(view)}"
     return f'<li><div class="pair">{shown}</div>{_answer(view, said)}</li>'
 

@@ -56,11 +56,22 @@ def section(story: Story) -> str:
 
 def _title(timeline: Timeline) -> str:
     what = "Measured" if timeline.is_measured else "Planned, not measured"
+    if _has_one_row(timeline):
+        return f"{what}: step {timeline.step:,}, {escaped(timeline.schedule)}"
     return f"{what}: step {timeline.step:,}, schedule {escaped(timeline.schedule)}, {len(timeline.rows)} rows"
+
+
+def _has_one_row(timeline: Timeline) -> bool:
+    """Then nothing waits for another stage, and there is no bubble to speak of."""
+    return len(timeline.rows) == 1
 
 
 def _hint(timeline: Timeline) -> str:
     """The bubble beside its formula."""
+    if _has_one_row(timeline):
+        return (
+            "Forward and backward passes of the micro-batches, whose numbers stand in the bars, and the weight update."
+        )
     words = "Micro-batches go through the stages from the first row to the last, and back; their numbers stand in the bars. "
     if timeline.bubble is not None:
         words += (
@@ -98,10 +109,15 @@ def drawing(timeline: Timeline, windows: Sequence[Window]) -> str:
 def _words(timeline: Timeline) -> str:
     seconds = max(span.end for span in timeline.spans)
     count = 1 + max(span.micro_batch for span in timeline.spans)
+    many = "" if count == 1 else "es"
+    table_below = "The table below has each row's shares."
+    if _has_one_row(timeline):
+        what = f"{count} micro-batch{many}, {timeline.schedule}"
+        return f"Timeline of step {timeline.step}: {what}, {_time(seconds)}. {table_below}"
     bubble = f"Bubble {percent(timeline.bubble)}" if timeline.bubble is not None else "No bubble measured"
     return (
-        f"Timeline of step {timeline.step}: {len(timeline.rows)} rows, {count} micro-batches, schedule {timeline.schedule}, "
-        f"{_time(seconds)}. {bubble}, by the formula {percent(timeline.expected_bubble)}. The table below has each row's shares."
+        f"Timeline of step {timeline.step}: {len(timeline.rows)} rows, {count} micro-batch{many}, schedule {timeline.schedule}, "
+        f"{_time(seconds)}. {bubble}, by the formula {percent(timeline.expected_bubble)}. {table_below}"
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from reporting.base import Reporter
 from reporting.markup import CSS_FILE, SCRIPT_FILE
 from reporting.page.positions import by_distance
-from reporting.records import Findings, Timeline
+from reporting.records import Findings, Summary, Timeline
 from tests.reporting import demo
 from tests.reporting.html_check import Page
 
@@ -240,3 +240,30 @@ def test_what_a_timeline_leaves_out_is_said(tmp_path):
     assert (
         "12,345 later pieces of this weight update were not kept." in Page((tmp_path / "report.html").read_text()).text
     )
+
+
+def test_one_device_tells_of_no_schedule(tmp_path):
+    reporter = demo.ReportReporter(tmp_path)
+    spans = [span for span in demo.timeline().spans if span.row == 0]
+    reporter.traced(replace(demo.timeline(), rows=("stage 0",), spans=tuple(spans), schedule="one device"))
+    reporter.close()
+    page = Page((tmp_path / "report.html").read_text())
+    assert "Measured: step 3, one device" in page.text
+    assert "Bubble" not in page.text and "1 rows" not in page.text
+
+
+def test_short_names_stand_upright_over_the_confusions_and_long_ones_lie(tmp_path):
+    record = told(Findings(1, confusion=np.eye(3, dtype=np.int64)), tmp_path)
+    assert 'class="heat"' in record
+    reporter = demo.ReportReporter(tmp_path)
+    reporter.began(replace(demo.run_record(), class_names=("ape", "bear", "cat")))
+    reporter.found(Findings(1, confusion=np.eye(3, dtype=np.int64)))
+    reporter.close()
+    assert 'class="heat lying"' in (tmp_path / "report.html").read_text()
+
+
+def test_a_resumed_runs_time_stands_beside_the_steps_that_took_it(tmp_path):
+    reporter = demo.ReportReporter(tmp_path, resumed_step=50)
+    reporter.began(demo.run_record(resumed_step=50))
+    reporter.finished(Summary(88, 11.5))
+    assert "11.5 s38 steps from step 50 on" in Page((tmp_path / "report.html").read_text()).text

@@ -71,12 +71,12 @@ def test_a_dear_page_is_written_seldom(tmp_path, monkeypatch):
 
     monkeypatch.setattr("reporting.report.render", render)
     reporter = ReportReporter(tmp_path, clock=clock)
-    for step in range(1, 1001):
+    for step in range(1, 2001):
         clock.wait(1.0)
         reporter.validated(validation_record(step))
         assert len(writings) < 2 or reporter.seconds_spent <= MOST_OF_THE_TIME * clock.now
     assert 4 <= len(writings) <= 6
-    reporter.finished(Summary(1000, 1000.0))
+    reporter.finished(Summary(2000, 2000.0))
     assert len(writings) <= 7
     before = len(writings)
     reporter.close()
