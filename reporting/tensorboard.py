@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from reporting import hparams, pictures
 from reporting.base import Reporter
 from reporting.records import Findings, ModelViews, RunRecord, StepRecord, Summary, ValidationRecord
+
+MOST_OF_THE_TIME = 0.0025  # that drawing confusions and mistakes may take of the run's
+FIRST_GUESS_SECONDS = 0.2
 
 
 class TensorBoardReporter(Reporter):
@@ -26,6 +29,8 @@ class TensorBoardReporter(Reporter):
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+        self._undrawn: Dict[str, Findings] = {}  # the newest of trained and of averaged weights
+        self._begun, self._drawing_seconds, self._seconds_of_last = time.perf_counter(), 0.0, FIRST_GUESS_SECONDS
         self._event_pb2 = event_pb2
         self._summary_pb2 = summary_pb2
         self._writer = EventFileWriter(str(folder), flush_secs=10)
@@ -59,13 +64,24 @@ class TensorBoardReporter(Reporter):
     def found(self, findings: Findings) -> None:
         group = _group(findings.averaged)
         self._write(findings.step, {f"{group}_auc/{result.name}": result.auc for result in findings.classes})
-        if findings.confusion is not None:
-            matrix = pictures.confusion_picture(findings.confusion, self._class_names)
-            self._picture(findings.step, f"{group}/confusion", matrix)
-        mistakes = pictures.mistakes_sheet(findings.mistakes)
-        if mistakes is not None:
-            self._picture(findings.step, f"{group}/mistakes", mistakes)
+        self._undrawn[group] = findings
+        if self._drawing_seconds + self._seconds_of_last <= MOST_OF_THE_TIME * (time.perf_counter() - self._begun):
+            self._draw_findings()
+
+    def _draw_findings(self) -> None:
+        """The newest ones; those of other validations go undrawn where they come too fast."""
+        begun = time.perf_counter()
+        for group, findings in self._undrawn.items():
+            if findings.confusion is not None:
+                matrix = pictures.confusion_picture(findings.confusion, self._class_names)
+                self._picture(findings.step, f"{group}/confusion", matrix)
+            mistakes = pictures.mistakes_sheet(findings.mistakes)
+            if mistakes is not None:
+                self._picture(findings.step, f"{group}/mistakes", mistakes)
+        self._undrawn.clear()
         self._writer.flush()
+        self._seconds_of_last = time.perf_counter() - begun
+        self._drawing_seconds += self._seconds_of_last
 
     def viewed(self, views: ModelViews) -> None:
         attention = pictures.attention_sheet(views.attentions)
@@ -82,6 +98,7 @@ class TensorBoardReporter(Reporter):
         self._writer.flush()
 
     def close(self) -> None:
+        self._draw_findings()
         self._writer.close()
 
     def _write(self, step: int, scalars: Mapping[str, Optional[float]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,21 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_pictures_come_back_as_they_were_made(tmp_path):
+def test_pictures_that_would_cost_too_much_wait_and_the_newest_are_there_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("reporting.tensorboard.MOST_OF_THE_TIME", 0.0)
+    reporter = TensorBoardReporter(tmp_path)
+    reporter.began(run_record())
+    for step in (2, 4, 6):
+        reporter.found(findings(step=step))
+    assert EventAccumulator(str(tmp_path)).Reload().Tags()["images"] == []
+    reporter.close()
+    accumulator = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in accumulator.Images("validation/confusion")] == [6]
+    assert [event.step for event in accumulator.Images("validation/mistakes")] == [6]
+
+
+def test_pictures_come_back_as_they_were_made(tmp_path, monkeypatch):
+    monkeypatch.setattr("reporting.tensorboard.MOST_OF_THE_TIME", math.inf)
     reporter = TensorBoardReporter(tmp_path)
     reporter.began(run_record())
     reporter.found(findings(step=2))
