@@ -92,8 +92,8 @@ FAULTS = [
     Fault(
         "after a resume the first step has the rate of the step before",
         "runtime/ipu.py",
-        "build_ipu_optimizer(config, self._parameters, 2 * config.learning_rate)",
-        "build_ipu_optimizer(config, self._parameters, config.learning_rate)",
+        "build_ipu_optimizer(config, trained, 2 * config.learning_rate)",
+        "build_ipu_optimizer(config, trained, config.learning_rate)",
         "runtime",
     ),
     Fault(

@@ -7,7 +7,7 @@ from typing import Any, Dict
 import pytest
 
 from tests.poptorch_contract.outcomes import ipu_runtime
-from tests.test_findings import SEVERAL, SINGLE, assert_same, config_of, result_of, single_result
+from tests.evaluation.test_findings import SEVERAL, SINGLE, assert_same, config_of, result_of, single_result
 
 
 @pytest.mark.parametrize("keys", [SINGLE, SEVERAL], ids=["one label", "several"])
