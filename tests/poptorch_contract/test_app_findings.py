@@ -6,8 +6,8 @@ from typing import Any, Dict
 
 import pytest
 
-from tests.poptorch_contract.outcomes import ipu_runtime
 from tests.evaluation.test_findings import SEVERAL, SINGLE, assert_same, config_of, result_of, single_result
+from tests.poptorch_contract.outcomes import ipu_runtime
 
 
 @pytest.mark.parametrize("keys", [SINGLE, SEVERAL], ids=["one label", "several"])
