@@ -102,17 +102,23 @@ def resize(pixels: np.ndarray, size: Tuple[int, int], method: str = "bilinear") 
     batch = torch.from_numpy(np.ascontiguousarray(pixels)).view(1, *pixels.shape).permute(0, 3, 1, 2)
     if batch.shape[-2:] == size:
         return batch[0]
-    if _resizes_bytes():
+    if _resizes_bytes(method):
         return F.interpolate(batch, size, mode=method, antialias=True, align_corners=False)[0]
+    if method == "bicubic":  # as torch rounds bytes, and Pillow: between the two directions
+        return _resize_between_pixels(
+            np.ascontiguousarray(pixels), (0, 0, pixels.shape[1], pixels.shape[0]), size, method
+        )
     resized = F.interpolate(batch.float(), size, mode=method, antialias=True, align_corners=False)
     return resized.round_().clamp_(0, 255).to(torch.uint8)[0]
 
 
 @lru_cache(maxsize=None)
-def _resizes_bytes() -> bool:
-    """Older versions of torch resize floats only."""
+def _resizes_bytes(method: str) -> bool:
+    """Older versions of torch resize floats only; 2.0.1 takes bytes, but not with the bicubic kernel that it has for floats."""
+    pixels = torch.arange(64, dtype=torch.uint8).mul_(37).view(1, 1, 8, 8)
     try:
-        F.interpolate(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), (1, 1), mode="bilinear", antialias=True)
+        found = F.interpolate(pixels, (5, 5), mode=method, antialias=True, align_corners=False)
     except RuntimeError:
         return False
-    return True
+    wanted = F.interpolate(pixels.float(), (5, 5), mode=method, antialias=True, align_corners=False).clamp_(0, 255)
+    return bool((found - wanted).abs().max() <= 3)

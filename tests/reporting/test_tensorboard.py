@@ -6,6 +6,7 @@ import io
 import math
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,8 @@ def settings_tab(folder):
     provider = data_provider.MultiplexerDataProvider(multiplexer, str(folder))
     context = backend_context.Context(base_plugin.TBContext(data_provider=provider))
     request = api_pb2.GetExperimentRequest(experiment_name="")
-    experiment = get_experiment.Handler(RequestContext(), context, "", request).run()
+    arguments = [RequestContext(), context, "", request]  # older versions take no request
+    experiment = get_experiment.Handler(*arguments[: len(signature(get_experiment.Handler).parameters)]).run()
     wanted = api_pb2.ListSessionGroupsRequest(
         start_index=0,
         slice_size=10,
