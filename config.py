@@ -31,7 +31,16 @@ RUN, MODEL, DATA, AUGMENT, BATCH, OPTIMISER, TRAINING, PLACES, IPU, OUTPUT = (
 )
 TORCH_RUNTIMES = ("single", "pipeline")
 TRAINING_GROUPS = (AUGMENT, OPTIMISER, TRAINING)
-ALSO_VALIDATION = {"compile", "eval_crop", "loss", "precision", "pretrained_checkpoint", "random_seed", "use_ema"}
+ALSO_VALIDATION = {
+    "compile",
+    "eval_crop",
+    "loss",
+    "native_kernels",
+    "precision",
+    "pretrained_checkpoint",
+    "random_seed",
+    "use_ema",
+}
 COMMANDS = {
     "pretrain": "Trains a ViT from scratch.",
     "finetune": "Fine-tunes a ViT from a checkpoint, or trains it from scratch where none is named.",
@@ -162,6 +171,12 @@ class Config(BaseModel):
     precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
     compile: Literal["auto", "on", "off"] = key(
         "auto", TRAINING, "compile encoder blocks; auto does so on a GPU", when=lambda c, r: r == "single"
+    )
+    native_kernels: Literal["auto", "on", "off"] = key(
+        "auto",
+        TRAINING,
+        "on a CPU, in float32: attention and MLPs on kernels of our own, compiled once; auto: where a C++ compiler is",
+        when=lambda c, r: r != "ipu",
     )
 
     hidden_size: int = key(768, MODEL, "width D of the tokens", gt=0)

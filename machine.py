@@ -12,7 +12,7 @@ import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
@@ -49,16 +49,19 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def cpu_multiplies(kind: str) -> bool:
-    """Whether the CPU has instructions that multiply `float16` or `bfloat16`. True where the system does not tell."""
+def cpu_flags() -> List[str]:
+    """The processor's features by the system's names, in order; none where it does not tell."""
     try:
         with open(CPU_FILE, encoding="utf-8", errors="replace") as file:
-            flags = set(
-                re.findall(r"\w+", next(line for line in file if line.lower().startswith(("flags", "features"))))
-            )
+            return re.findall(r"\w+", next(line for line in file if line.lower().startswith(("flags", "features"))))
     except (OSError, StopIteration):
-        return True
-    return not flags.isdisjoint(_MULTIPLYING_FLAGS[kind])
+        return []
+
+
+def cpu_multiplies(kind: str) -> bool:
+    """Whether the CPU has instructions that multiply `float16` or `bfloat16`. True where the system does not tell."""
+    flags = cpu_flags()
+    return not flags or not _MULTIPLYING_FLAGS[kind].isdisjoint(flags)
 
 
 def peak_resident_bytes() -> int:

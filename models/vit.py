@@ -17,6 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from models.architecture import Architecture
 from models.freezing import is_trained
 from models.initialization import initialize
+from models.native.functions import GeluMlp, ProjectedAttention
+from models.native.kernels import library
 from models.products import (
     Dropout,
     LayerNorm,
@@ -122,8 +124,12 @@ class Attention(nn.Module):
         self.qkv = Linear(arch.embed_dim, 3 * arch.embed_dim)
         self.proj = Linear(arch.embed_dim, arch.embed_dim)
         self.proj_drop = Dropout(arch.dropout)
+        self.native = False  # see `VisionTransformer.use_native_kernels`
 
     def forward(self, x: Tensor, num_queries: Optional[int] = None) -> Tensor:
+        if self.native and num_queries is None and not (self.training and self.attention_dropout):
+            context = ProjectedAttention.apply(x, self.qkv.weight, self.qkv.bias, self.num_heads)
+            return self.proj_drop(self.proj(context))
         if num_queries is None:
             query, key, value = self._heads(self.qkv(x), 3)
         else:
@@ -173,8 +179,11 @@ class Mlp(nn.Module):
         self.fc1 = Linear(arch.embed_dim, arch.mlp_dim)
         self.fc2 = Linear(arch.mlp_dim, arch.embed_dim)
         self.drop = Dropout(arch.dropout)
+        self.native = False  # see `VisionTransformer.use_native_kernels`
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.native and not (self.training and self.drop.p):
+            return GeluMlp.apply(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         return self.drop(self.fc2(self.drop(in_own_type(F.gelu, self.fc1(x)))))
 
 
@@ -269,6 +278,13 @@ class VisionTransformer(nn.Module):
         if self.stage.has_embed:
             self.pos_drop.train(mode and is_trained(self.patch_embed))
         return self
+
+    def use_native_kernels(self) -> None:
+        """Lets attention and MLPs run on `models.native`: for float32 on a CPU, not under autocast. Raises BuildError."""
+        library()
+        for module in self.modules():
+            if isinstance(module, (Attention, Mlp)):
+                module.native = True
 
     def forward(self, x: Tensor, mix: Optional[Tensor] = None) -> Tensor:
         if self.stage.has_embed:

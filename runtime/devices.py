@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, Iterable, List, Tuple
 
 import torch
 
 import machine
+from errors import UserError
+from models.native.build import BuildError
 
 if TYPE_CHECKING:
     from config import Config
@@ -58,7 +60,7 @@ def peak_memory(device: torch.device) -> Tuple[int, str]:
 def compile_blocks(model: VisionTransformer, config: Config, device: torch.device) -> None:
     """Compiles every encoder block in place. Blocks that are alike share their code; each rate of stochastic depth needs its own.
 
-    `compile: auto` does so on GPUs only: on the CPUs measured, compiled blocks were no faster than the library's kernels.
+    `compile: auto` does so on GPUs only: on the CPUs measured, our own kernels were faster, and at once.
     """
     wanted = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
     if not wanted or not hasattr(torch.nn.Module, "compile"):  # Module.compile is there from torch 2.2 on
@@ -74,3 +76,21 @@ def compile_blocks(model: VisionTransformer, config: Config, device: torch.devic
     setattr(dynamo, limit, max(getattr(dynamo, limit), 4 * len(model.blocks)))
     for block in model.blocks.values():
         block.compile(dynamic=False)
+
+
+def use_native_kernels(models: Iterable[VisionTransformer], config: Config, device: torch.device) -> List[str]:
+    """Lets attention and MLPs run on `models.native` where they can; gives a note where a compiler is missing.
+
+    They are for float32 on a CPU, and blocks that torch does not compile. Raises UserError where `native_kernels: on` cannot be.
+    """
+    is_float32 = config.precision == "32.32"
+    if config.native_kernels == "off" or config.compile == "on" or device.type != "cpu" or not is_float32:
+        return []
+    try:
+        for model in models:
+            model.use_native_kernels()
+    except BuildError as error:
+        if config.native_kernels == "on":
+            raise UserError(f"native_kernels = on, but {error}.\n       Use --native-kernels auto or off.") from error
+        return [f"attention and MLPs run on torch's kernels, which are slower: {error}"]
+    return []

@@ -22,7 +22,14 @@ from models.freezing import freeze, is_trained
 from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import VisionTransformer, build_model
 from runtime.base import StepResult, Trace
-from runtime.devices import keep_freed_memory, peak_memory, pick_device, set_threads, yield_the_core_rarely
+from runtime.devices import (
+    keep_freed_memory,
+    peak_memory,
+    pick_device,
+    set_threads,
+    use_native_kernels,
+    yield_the_core_rarely,
+)
 from runtime.heartbeat import watch_hosts
 from runtime.interfaces import choose_interface
 from runtime.peers import Peers
@@ -124,6 +131,7 @@ class PipelineRuntime:
             )
             for part in parts
         }
+        self.notes += use_native_kernels(self.models.values(), config, self.device)
         trained = self._peers.gather([part for part, model in self.models.items() if is_trained(model)])
         self._first_trained = min((part for parts in trained for part in parts), default=self.num_parts)
         self._stages = self._build_stages(arch, config.micro_batch_size)

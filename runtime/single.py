@@ -13,7 +13,7 @@ from models.freezing import freeze
 from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import build_model
 from runtime.base import StepResult, Trace
-from runtime.devices import compile_blocks, keep_freed_memory, peak_memory, pick_device, set_threads
+from runtime.devices import compile_blocks, keep_freed_memory, peak_memory, pick_device, set_threads, use_native_kernels
 from runtime.precision import precision_notes, precision_of
 from runtime.report import nonfinite_text
 from runtime.tracing import Tracer
@@ -49,6 +49,7 @@ class SingleRuntime:
         self.model = freeze(build_model(architecture_of(config), config.random_seed), config)
         self.model.to(self.device, self.precision.weights)
         compile_blocks(self.model, config, self.device)
+        self.notes += use_native_kernels([self.model], config, self.device)
         self.update = WeightUpdate(config, [self.model])
         self._tracer = Tracer(self.device)
         self._positive_weights = loss_weights(config, self.device)

@@ -1,0 +1,1 @@
+"""Encoder blocks' own kernels for float32 on CPUs, compiled for the machine that they run on."""

@@ -1,0 +1,166 @@
+"""The native kernels against torch in float64, also at sizes that are no multiple of a vector's or a tile's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Dict, Iterator, Sequence, Tuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.architecture import Architecture
+from models.native import build
+from models.native.build import BuildError, built_library
+from models.native.functions import GeluMlp, ProjectedAttention
+from models.native.kernels import attention_forward, gelu_backward_, gelu_forward, library
+from models.vit import VisionTransformer, build_model
+
+ROUNDING = 2e-6  # of a tensor's norm; torch's own float32 differs from float64 by as much
+
+SIZES = [(1, 1, 1, 4), (2, 5, 3, 8), (3, 17, 4, 16), (2, 65, 3, 64), (1, 197, 2, 64), (2, 73, 2, 24), (1, 150, 1, 7)]
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual.double() - expected).norm() / expected.norm())
+
+
+def torch_attention(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
+    batch, tokens, _ = x.shape
+    query, key, value = F.linear(x, weight, bias).view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+    return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+def torch_mlp(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
+    return F.linear(F.gelu(F.linear(x, weight1, bias1)), weight2, bias2)
+
+
+def outcome(function: Callable[..., Tensor], tensors: Sequence[Tensor], gradient: Tensor) -> Tuple[Tensor, ...]:
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    out = function(*leaves)
+    return out.detach(), *torch.autograd.grad(out, leaves, gradient.to(out.dtype))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(("images", "tokens", "heads", "channels"), SIZES)
+def test_attention_and_its_gradients_are_those_of_the_formula(
+    images: int, tokens: int, heads: int, channels: int, threads: int, torch_threads: Callable[[int], None]
+) -> None:
+    torch_threads(threads)
+    generator = torch.Generator().manual_seed(tokens)
+    width = heads * channels
+    x = torch.randn(images, tokens, width, generator=generator)
+    weight = torch.randn(3 * width, width, generator=generator) / width**0.5
+    bias = torch.randn(3 * width, generator=generator)
+    gradient = torch.randn(images, tokens, width, generator=generator)
+    actual = outcome(lambda *args: ProjectedAttention.apply(*args, heads), (x, weight, bias), gradient)
+    expected = outcome(
+        lambda *args: torch_attention(*args, heads), (x.double(), weight.double(), bias.double()), gradient
+    )
+    for one, other in zip(actual, expected):
+        assert error(one, other) < ROUNDING
+
+
+def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
+    qkv = torch.zeros(1, 3, 3)  # a head of one channel: the scores are products of two numbers
+    qkv[0, :, 0], qkv[0, :, 1], qkv[0, :, 2] = torch.tensor([300.0, -300.0, 0.0]), torch.tensor([1.0, 0.0, -1.0]), 1.0
+    qkv[0, 1, 2] = 5.0
+    out, _ = attention_forward(qkv, torch.zeros(3), 1)
+    torch.testing.assert_close(out[0, :, 0], torch.tensor([1.0, 1.0, 7.0 / 3.0]))
+
+
+def test_a_number_that_is_none_stays_one() -> None:
+    qkv = torch.zeros(2, 4, 6)
+    qkv[1, 2, 5] = float("nan")
+    out, _ = attention_forward(qkv, torch.zeros(6), 1)
+    assert out[0].isfinite().all() and out[1, :, 1].isnan().all()
+    assert gelu_forward(torch.full((1, 9), float("nan")), torch.zeros(9)).isnan().all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 8), (50, 77), (7, 256)])
+def test_gelu_is_exact_from_the_far_left_to_the_far_right(rows: int, columns: int) -> None:
+    x = torch.linspace(-12.0, 12.0, rows * columns).view(rows, columns)
+    bias = torch.linspace(-0.5, 0.5, columns)
+    gradient = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    wide, of_wide = (x.double() + bias.double()).requires_grad_(), gradient.double()
+    expected = F.gelu(wide)
+    (of_x,) = torch.autograd.grad(expected, wide, of_wide)
+    actual, actual_of_x = gelu_forward(x, bias), gradient.clone()
+    _, of_bias, again = gelu_backward_(actual_of_x, x, bias)
+    assert torch.equal(actual, again)
+    torch.testing.assert_close(actual.double(), expected.detach(), rtol=4e-7, atol=3e-7)
+    torch.testing.assert_close(actual_of_x.double(), of_x, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(of_bias.double(), of_x.sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 8), (3, 8)])
+def test_the_mlp_and_its_gradients_are_those_of_torch(shape: Tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    sizes = (shape, (20, 8), (20,), (8, 20), (8,))
+    tensors = [torch.randn(size, generator=generator) for size in sizes]
+    gradient = torch.randn(shape, generator=generator)
+    actual = outcome(GeluMlp.apply, tensors, gradient)
+    expected = outcome(torch_mlp, [tensor.double() for tensor in tensors], gradient)
+    for one, other in zip(actual, expected):
+        assert error(one, other) < ROUNDING
+
+
+def trained_once(model: VisionTransformer) -> Dict[str, Tensor]:
+    images = torch.rand(3, 3, *model.arch.image_size, generator=torch.Generator().manual_seed(2))
+    model.zero_grad()
+    model(images).square().sum().backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+@pytest.mark.parametrize("frozen", [(), ("blocks.0.mlp.fc1.weight", "blocks.0.attn.qkv.bias", "blocks.1.mlp.fc2.bias")])
+def test_a_model_on_the_kernels_has_the_gradients_of_one_without(frozen: Sequence[str]) -> None:
+    arch = Architecture((16, 24), (8, 8), embed_dim=16, depth=3, num_heads=2, mlp_dim=40, num_labels=5)
+    plain, native = build_model(arch, seed=3), build_model(arch, seed=3)
+    native.use_native_kernels()
+    for model in (plain, native):
+        for name in frozen:
+            model.get_parameter(name).requires_grad = False
+    expected, actual = trained_once(plain), trained_once(native)
+    assert actual.keys() == expected.keys()
+    whole = torch.stack([value.norm() for value in expected.values()]).norm()
+    for name, value in expected.items():
+        assert (actual[name] - value).norm() < ROUNDING * max(value.norm(), 1e-3 * whole), name
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler"):
+        built_library()
+
+
+def test_what_does_not_compile_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    source = tmp_path / "kernels.cpp"
+    source.write_text("this is not C++\n")
+    monkeypatch.setattr(build, "SOURCE", source)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(BuildError, match=r"does not compile it .*error"):
+        built_library()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_the_library_is_compiled_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "FLAGS", ["-O0", "-std=c++17", "-fPIC", "-shared"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = built_library()
+    changed = first.stat().st_mtime_ns
+    assert built_library() == first and first.stat().st_mtime_ns == changed
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def compiled() -> None:
+    library()
