@@ -1,6 +1,6 @@
 """What plan.py's model predicts beside what is measured: small pipelines and replicas on this CPU, and published IPU figures.
 
-    python benchmarks/scaling.py [--rounds 5] [--markdown] [--json FILE]
+    python benchmarks/scaling.py [--rounds 5] [--page docs/scaling.md] [--json FILE]
 
 One thread a process. Columns say how far three predictions are from what is measured (predicted / measured - 1, the median over
 rounds), and so what each part of the model is worth:
@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.facts import cpu_name, spread, write_json  # noqa: E402
+from benchmarks.markdown import markdown, write_section  # noqa: E402
 from benchmarks.scaling_workers import Links, Workers, exchange, links_between, measure, run_steps  # noqa: E402
 from config import Config, load_config  # noqa: E402
 from machine import num_cores  # noqa: E402
@@ -43,6 +44,7 @@ from runtime.matmul_speed import measured_matmul_rate  # noqa: E402
 MICRO_BATCH, WIDTH, DEPTH = 4, 192, 8
 IMAGES_A_TURN = 64  # of each process group: a second or two
 WARM_UP_STEPS, TRACED = 1, 8
+PRETRAINING_BATCH = 65_536  # images a weight update of the published pre-training
 
 
 class Point(NamedTuple):
@@ -94,13 +96,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     rounds = measure_all(options.rounds)
     rows = [*(cpu_row(point, rounds) for point in POINTS), *(published_row(figure) for figure in FIGURES)]
     inputs = {name: spread(values) for name, values in inputs_of(rounds).items()}
-    print(
+    about = (
         f"{cpu_name()}, {num_cores()} cores; width {WIDTH}, depth {DEPTH}, 65 tokens, micro-batches of {MICRO_BATCH}, float32, "
         f"AdamW; {options.rounds} rounds. Inputs, medians: "
         + ", ".join(f"{name} {values['median']:.3g}" for name, values in inputs.items())
     )
     headers = ["run", "micro-batches", "images/s", "spread", "plan", "single", "pieces", ""]
-    print(markdown(headers, rows) if options.markdown else table(headers, rows))
+    print(about, table(headers, rows), sep="\n")
+    if options.page:
+        write_section(Path(options.page), "validation", f"{about}\n\n{markdown(headers, rows)}")
     write_json(
         options.json, {"cpu": cpu_name(), "cores": num_cores(), "inputs": inputs, "headers": headers, "rows": rows}
     )
@@ -122,7 +126,7 @@ def inputs_of(rounds: Sequence[Round]) -> Dict[str, List[float]]:
 def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each run (default: 5)")
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--page", default="", metavar="FILE.md", help="write the table into this page, too")
     parser.add_argument("--json", default="", metavar="FILE", help="write the figures there too")
     return parser.parse_args(argv)
 
@@ -288,20 +292,13 @@ def published_row(figure: Published) -> List[str]:
 def published_flags(figure: Published) -> List[str]:
     """Of the recipe that it is of."""
     flags: Dict[str, Any] = {
-        "config": "b16_in1k_pretrain_lamb"
-        if "pre-training" in figure.what or figure.num_ipus == 64
-        else "b16_imagenet1k",
+        "config": "b16_in1k_pretrain_lamb" if figure.global_batch_size == PRETRAINING_BATCH else "b16_imagenet1k",
         "replication-factor": figure.num_ipus // len(LAYERS),
         "micro-batch-size": figure.micro_batch_size,
         "gradient-accumulation": figure.gradient_accumulation,
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     return ["--config-file", str(ROOT / "configs.yaml"), *words]
-
-
-def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 if __name__ == "__main__":
