@@ -2,8 +2,8 @@
 
     python benchmarks/scaling_predictions.py [--chart docs/scaling.svg] [--page docs/scaling.md] [--price 2.5] [--json FILE]
 
-Arithmetic alone: nothing runs, and nothing of it was measured on these machines. The recipe is ViT-B/16 on ImageNet-1k for 300 epochs
-(`b16_in1k_pretrain`, 4,096 images a weight update) and its variant of 65,536; the global batch stays, replicas divide it.
+Arithmetic alone: nothing runs, and nothing of it was measured on these machines. The recipe is ViT-B/16 on ImageNet-1k for 300
+epochs (`b16_in1k_pretrain`, 4,096 images a weight update) and its variant of 65,536; the global batch stays, replicas divide it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ EPOCHS = 300
 SMALL, LARGE = 4_096, 65_536  # images a weight update
 GPU_HOSTS = (1, 2, 4, 8, 16, 32, 64)
 LARGEST_MICRO_BATCH = {"ipu": 32, "gpu": 128}  # over the stages of a replica: on IPUs 8 images for each of four
+
+HEADERS = (
+    *("machine", "devices", "stages", "batch", "micro-batches", "images/s", "bubble", "idle", "update", "scaling"),
+    *("memory", "cores/host", "hours", "device-hours"),
+)
 
 
 class Case(NamedTuple):
@@ -78,8 +83,8 @@ def cases() -> List[Case]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
-    rows = predictions()
-    shown = [row for row in rows if options.all or row.case.machine != "h100x8" or row.case.hosts in (1, 8, 64)]
+    rows = predictions(cases())
+    shown = [row for row in rows if options.all or is_in_page(row.case)]
     headers, cells = columns(options.price), [cells_of(row, options.price) for row in shown]
     print(table(headers, cells))
     if options.page:
@@ -88,6 +93,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         draw(rows, Path(options.chart))
     write_json(options.json, {"rows": [{**row._asdict(), "case": row.case._asdict()} for row in rows]})
     return 0
+
+
+def is_in_page(case: Case) -> bool:
+    return case.machine != "h100x8" or case.hosts in (1, 8, 64)
 
 
 def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -101,9 +110,9 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def predictions() -> List[Row]:
+def predictions(chosen: Sequence[Case]) -> List[Row]:
     rows: List[Row] = []
-    for case in cases():
+    for case in chosen:
         base = next((r for r in rows if _kind(r.case) == _kind(case)), None)
         rows.append(predicted(case, base))
     return rows
@@ -138,7 +147,7 @@ def predicted(case: Case, base: Optional[Row]) -> Row:
 
 
 def flags_of(case: Case, kind: str) -> List[str]:
-    """The recipe with the case's split: micro-batches as large as the device is given, or as the batch has images for a replica."""
+    """The recipe with the case's split, and the largest micro-batches of which a replica has enough."""
     replicas = case.devices // case.stages
     images = case.batch // replicas
     fewest = 1 if case.stages == 1 else case.stages  # micro-batches: the pipeline has to be full
@@ -161,41 +170,18 @@ def flags_of(case: Case, kind: str) -> List[str]:
 
 
 def columns(price: Optional[float]) -> List[str]:
-    headers = [
-        "machine",
-        "devices",
-        "stages",
-        "batch",
-        "micro-batches",
-        "images/s",
-        "bubble",
-        "idle",
-        "update",
-        "scaling",
-    ]
-    return [*headers, "memory", "cores/host", "hours", "device-hours", *["cost"] * (price is not None)]
+    return [*HEADERS, *["cost"] * (price is not None)]
 
 
-def cells_of(row: Row, price: Optional[float]) -> List[str]:
+def cells_of(row: Row, price: Optional[float] = None) -> List[str]:
     case = row.case
-    return [
-        *(
-            case.name,
-            f"{case.devices}",
-            f"{case.stages}",
-            f"{case.batch:,}",
-            f"{row.micro_batches} x {row.micro_batch}",
-        ),
-        *(rounded(row.images_per_second), f"{100 * row.bubble:.1f} %", f"{100 * row.idle:.1f} %"),
-        *(
-            f"{100 * row.update_share:.1f} %",
-            f"{100 * row.scaling:.0f} %",
-            f"{100 * row.memory:.0f} %",
-            rounded(row.loading_cores),
-        ),
-        *(rounded(row.device_hours / case.devices), rounded(row.device_hours)),
-        *([] if price is None else [rounded(price * row.device_hours)]),
-    ]
+    shares = (row.bubble, row.idle, row.update_share)
+    amounts = (row.loading_cores, row.device_hours / case.devices, row.device_hours)
+    cells = [case.name, str(case.devices), str(case.stages), f"{case.batch:,}"]
+    cells += [f"{row.micro_batches:,} x {row.micro_batch}", rounded(row.images_per_second)]
+    cells += [f"{100 * share:.1f} %" for share in shares]
+    cells += [f"{100 * share:.0f} %" for share in (row.scaling, row.memory)]
+    return [*cells, *map(rounded, amounts), *([] if price is None else [rounded(price * row.device_hours)])]
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
