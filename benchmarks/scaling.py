@@ -17,6 +17,7 @@ Nothing is fitted to the runs that are predicted, but the one published figure t
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 from dataclasses import replace
@@ -93,12 +94,13 @@ class Round(NamedTuple):
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
+    load = os.getloadavg()[0]
     rounds = measure_all(options.rounds)
     rows = [*(cpu_row(point, rounds) for point in POINTS), *(published_row(figure) for figure in FIGURES)]
     inputs = {name: spread(values) for name, values in inputs_of(rounds).items()}
     about = (
         f"{cpu_name()}, {num_cores()} cores; width {WIDTH}, depth {DEPTH}, 65 tokens, micro-batches of {MICRO_BATCH}, float32, "
-        f"AdamW; {options.rounds} rounds. Inputs, medians: "
+        f"AdamW; {options.rounds} rounds, load of the machine before them {load:.1f}. Inputs, medians: "
         + ", ".join(f"{name} {values['median']:.3g}" for name, values in inputs.items())
     )
     headers = ["run", "micro-batches", "images/s", "spread", "plan", "single", "pieces", ""]
