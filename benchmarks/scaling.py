@@ -27,11 +27,12 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.facts import cpu_name, spread, write_json  # noqa: E402
+from benchmarks.facts import cpu_name, shown, spread, write_json  # noqa: E402
 from benchmarks.markdown import markdown, write_section  # noqa: E402
 from benchmarks.scaling_workers import Links, Workers, exchange, links_between, measure, run_steps  # noqa: E402
 from config import Config, load_config  # noqa: E402
 from machine import num_cores  # noqa: E402
+from models.architecture import architecture_of  # noqa: E402
 from placement import place  # noqa: E402
 from planning.layout import layout_on  # noqa: E402
 from planning.machines import Machine, named_machine, this_machine  # noqa: E402
@@ -46,6 +47,9 @@ MICRO_BATCH, WIDTH, DEPTH = 4, 192, 8
 IMAGES_A_TURN = 64  # of each process group: a second or two
 WARM_UP_STEPS, TRACED = 1, 8
 PRETRAINING_BATCH = 65_536  # images a weight update of the published pre-training
+
+
+HEADERS = ("run", "micro-batches", "images/s", "min", "max", "plan", "single", "pieces", "")
 
 
 class Point(NamedTuple):
@@ -103,12 +107,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         f"AdamW; {options.rounds} rounds, load of the machine before them {load:.1f}. Inputs, medians: "
         + ", ".join(f"{name} {values['median']:.3g}" for name, values in inputs.items())
     )
-    headers = ["run", "micro-batches", "images/s", "spread", "plan", "single", "pieces", ""]
-    print(about, table(headers, rows), sep="\n")
+    print(about, table(HEADERS, rows), sep="\n")
     if options.page:
-        write_section(Path(options.page), "validation", f"{about}\n\n{markdown(headers, rows)}")
+        write_section(Path(options.page), "validation", f"{about}\n\n{markdown(HEADERS, rows)}")
     write_json(
-        options.json, {"cpu": cpu_name(), "cores": num_cores(), "inputs": inputs, "headers": headers, "rows": rows}
+        options.json, {"cpu": cpu_name(), "cores": num_cores(), "inputs": inputs, "headers": HEADERS, "rows": rows}
     )
     return 0
 
@@ -165,20 +168,20 @@ def measure_all(count: int) -> List[Round]:
     try:
         for workers in [*singles, *runs.values()]:
             measure([workers], WARM_UP_STEPS)
-        return [_measure_round(singles, runs, pair) for _ in range(count)]
+        return [_measure_round(number, singles, runs, pair) for number in range(count)]
     finally:
         for workers in [*singles, *runs.values(), pair]:
             workers.close()
 
 
-def _measure_round(singles: List[Workers], runs: Dict[Point, Workers], pair: Workers) -> Round:
+def _measure_round(number: int, singles: List[Workers], runs: Dict[Point, Workers], pair: Workers) -> Round:
     matmul_rate = max(measured_matmul_rate(config_of(POINTS[0])).values())
     found = Round({}, {}, {}, links_between(pair), matmul_rate)
     for name, group in ((ALONE, singles[:1]), (ON_ALL_CORES, singles)):
-        _, traces = measure(group, IMAGES_A_TURN // MICRO_BATCH)
-        passes = sum(piece.end - piece.begin for piece in traces[0].pieces if piece.kind in ("forward", "backward"))
-        found.rates[name] = MICRO_BATCH * flops_of_an_image() / passes
-    for point, workers in runs.items():
+        seconds, traces = measure(group, IMAGES_A_TURN // MICRO_BATCH)
+        update = sum(piece.end - piece.begin for piece in traces[0].pieces if piece.kind == "update")
+        found.rates[name] = MICRO_BATCH * flops_of_an_image() / (seconds - update)
+    for point, workers in list(runs.items())[:: 1 if number % 2 == 0 else -1]:
         images = MICRO_BATCH * point.micro_batches * point.replicas
         seconds, found.traces[point] = measure([workers], max(1, IMAGES_A_TURN // images))
         found.images_per_second[point] = images / seconds
@@ -191,30 +194,20 @@ def config_of(point: Point) -> Config:
 
 def flops_of_an_image() -> int:
     """Forward and backward of the whole model."""
-    from models.architecture import architecture_of
-
     config = config_of(Point(1, 1, 1))
     return work_of(architecture_of(config), place(config).parts[0], trains=True).total
 
 
 def cpu_row(point: Point, rounds: Sequence[Round]) -> List[str]:
-    values = spread([found.images_per_second[point] for found in rounds])
     predictions = {
         "plan": [predicted(point, this_machine(0, None, {"fp32": found.matmul_rate})) for found in rounds],
         "single": [predicted(point, machine_like_single(point, found)) for found in rounds],
         "pieces": [predicted_from_pieces(point, found) for found in rounds] if has_pieces(point) else [],
     }
     measured = [found.images_per_second[point] for found in rounds]
-    return [
-        *(
-            point.name,
-            str(point.micro_batches),
-            f"{values['median']:.1f}",
-            f"{values['min']:.1f} to {values['max']:.1f}",
-        ),
-        *(_error(prediction, measured) for prediction in predictions.values()),
-        "" if has_pieces(point) else f"{point.processes} processes on {num_cores()} cores",
-    ]
+    cells = [point.name, str(point.micro_batches), *shown(measured, "{:.1f}".format)]
+    cells += [_error(prediction, measured) for prediction in predictions.values()]
+    return [*cells, "" if has_pieces(point) else f"{point.processes} processes on {num_cores()} cores"]
 
 
 def _error(predictions: Sequence[float], measured: Sequence[float]) -> str:
@@ -276,19 +269,10 @@ def published_row(figure: Published) -> List[str]:
     config = load_config("plan", published_flags(figure))
     rate = predict(config, layout_on(config, named_machine(figure.machine, None), None)).images_per_second
     note = "sets the IPU's efficiency: no validation" if figure.sets_efficiency else ""
-    name = f"{figure.machine}: {figure.what}"
+    name = f"{figure.machine}, published: {figure.what}"
     assert rate is not None
-    error = _error([rate], [figure.images_per_second])
-    return [
-        name,
-        str(figure.gradient_accumulation),
-        f"{figure.images_per_second:,.0f}",
-        "published",
-        error,
-        "",
-        "",
-        note,
-    ]
+    images, error = f"{figure.images_per_second:,.0f}", _error([rate], [figure.images_per_second])
+    return [name, str(figure.gradient_accumulation), images, "", "", error, "", "", note]
 
 
 def published_flags(figure: Published) -> List[str]:
