@@ -215,7 +215,7 @@ def _error(predictions: Sequence[float], measured: Sequence[float]) -> str:
     if not predictions:
         return ""
     ratio = statistics.median(prediction / value for prediction, value in zip(predictions, measured))
-    return f"{100 * (ratio - 1):+.1f} %"
+    return f"{100 * (ratio - 1):+.1f} %".replace("-0.0 ", "0.0 ")
 
 
 def predicted(point: Point, machine: Machine) -> float:
