@@ -31,6 +31,8 @@ class Device:
     link: Optional[float] = None  # bytes/s to another device, one way
     host_link: Optional[float] = None  # the same to a device of another host
     streaming: Optional[float] = None  # bytes/s to memory off the chip
+    memory_rate: Optional[float] = None  # bytes/s to the device's own memory: what an optimiser's step takes
+    latency: float = 0.0  # seconds from one device to the next, however short the message is
 
     def rate(self, kind: str) -> Optional[float]:
         """FLOP/s that a stage is computed with, or None where it is not known or not possible."""
@@ -46,6 +48,7 @@ class Machine:
     device: Device
     num_devices: int  # of all hosts
     hosts: int = 1
+    cores: Optional[int] = None  # of a host, free to load images; None: not known, or busy with the model itself
     is_here: bool = False  # whether it is the machine that the plan is made on
 
 
@@ -63,8 +66,10 @@ BOW = Device(
     link=32 * GB,  # IPU-Link: 512 Gbit/s, both ways together
     host_link=32 * GB,  # hosts are no part of it: IPUs of a Pod are linked all the same
     streaming=5 * GB,  # a quarter of an IPU-Machine's 20 GB/s
+    memory_rate=65.4 * TERA,
 )
-GC200 = replace(BOW, name="GC200 IPU", peaks={"fp16": 250 * TERA, "fp32": 62.5 * TERA})
+GC200 = replace(BOW, name="GC200 IPU", peaks={"fp16": 250 * TERA, "fp32": 62.5 * TERA}, memory_rate=47.5 * TERA)
+GPU_LATENCY = 10e-6  # assumed, with the start of a collective; never measured here
 H200 = Device(
     kind="gpu",
     name="H200 GPU",
@@ -74,15 +79,21 @@ H200 = Device(
     efficiency_from="assumed: never run; small micro-batches reach less, large matrix products alone 0.8",
     link=450 * GB,  # NVLink 4, one way
     host_link=50 * GB,  # a 400 Gbit/s adapter a GPU
+    memory_rate=4.8 * TERA,
+    latency=GPU_LATENCY,
 )
+H100 = replace(H200, name="H100 GPU", memory=80 * GB, memory_rate=3.35 * TERA)  # the SXM one: the same processor
+POD_CORES = 64  # the loaders that the public PopTorch ViT application starts on each host
+DGX_CORES = 112  # of a DGX H100 or H200
 CPU_EFFICIENCY = 0.45
 CPU_EFFICIENCY_FROM = "0.30 to 0.51 in four runs on a busy two-core machine; its products are measured before each plan"
 
 MACHINES = {
-    "pod16": Machine("pod16", BOW, 16),
-    "pod16-gc200": Machine("pod16-gc200", GC200, 16),
-    "pod64": Machine("pod64", BOW, 64, hosts=4),
-    "h200x8": Machine("h200x8", H200, 8),
+    "pod16": Machine("pod16", BOW, 16, cores=POD_CORES),
+    "pod16-gc200": Machine("pod16-gc200", GC200, 16, cores=POD_CORES),
+    "pod64": Machine("pod64", BOW, 64, hosts=4, cores=POD_CORES),
+    "h100x8": Machine("h100x8", H100, 8, cores=DGX_CORES),
+    "h200x8": Machine("h200x8", H200, 8, cores=DGX_CORES),
 }
 NAMES = (*MACHINES, "cpu")
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, List
 
 from errors import counted
 from placement import process_counts
+from planning.cost import device_hours
 from planning.layout import Layout
 from planning.length import updates_of
+from planning.loading import IMAGES_PER_CORE
 from planning.published import figures_for
 from planning.schedule import makespan
 from planning.stage_memory import StageMemory, fullest, share_of_device, stage_memories
 from planning.throughput import KINDS, Prediction, micro_batches_of, predict, schedule_of
 from planning.traffic import Traffic, traffic_of
 from planning.units import duration_text, rounded, size_text, time_unit
+from planning.update import UpdateTime
 from reporting.tables import table
 
 if TYPE_CHECKING:
@@ -214,11 +218,10 @@ def _expectation(plan: Plan) -> List[str]:
         ]
     seconds = makespan(prediction.events)
     what = "a weight update" if config.trains else "an evaluation batch"
-    between = f" and {duration_text(prediction.update)} between replicas" if prediction.update else ""
     count = micro_batches_of(config, layout)
-    micro_batches = f"{count:,} micro-batch{'es' * (count > 1)}"
+    micro_batches, after = f"{count:,} micro-batch{'es' * (count > 1)}", _after_passes(prediction.update)
     lines = [
-        f"predicted: {rounded(images)} images/s; {what} of {micro_batches} takes {duration_text(seconds)}{between}",
+        f"predicted: {rounded(images)} images/s; {what} of {micro_batches} takes {duration_text(seconds)}{after}",
         f"assumed: {device.peaks[kind] / 1e12:,.4g} TFLOP/s in {kind} x {device.efficiency:.4g} ({device.efficiency_from})",
     ]
     if device.link is not None and layout.num_used > 1:
@@ -227,7 +230,9 @@ def _expectation(plan: Plan) -> List[str]:
             f", {(device.host_link or 0) / GB:,.0f} between hosts" if layout.hosts > 1 and device.kind == "gpu" else ""
         )
     network = ", the network between hosts" if layout.crosses_hosts and device.kind == "cpu" else ""
-    lines.append(f"left out: loading of images, the optimiser's arithmetic, start-up{network}")
+    optimizer = "" if device.memory_rate else ", the optimiser's step"
+    lines += [*_loading(layout, prediction), *_cost(plan)]
+    lines.append(f"left out: evaluation, start-up{optimizer}{network}")
     for figure in figures_for(config, layout):
         note = "; the efficiency is set by it" if figure.sets_efficiency else ""
         lines.append(
@@ -235,6 +240,32 @@ def _expectation(plan: Plan) -> List[str]:
             f"predicted / published = {images / figure.images_per_second:.3f}{note}"
         )
     return lines
+
+
+def _after_passes(update: UpdateTime) -> str:
+    """What a weight update takes beside its passes."""
+    shares = [(update.between_replicas, "between replicas"), (update.optimizer, "for the optimiser's step")]
+    return "".join(f", {duration_text(seconds)} {what}" for seconds, what in shares if seconds)
+
+
+def _loading(layout: Layout, prediction: Prediction) -> List[str]:
+    """What the hosts have to decode."""
+    rate, images = prediction.loading, prediction.images_per_second
+    if rate is None or images is None:
+        return []
+    if images >= rate:
+        return [f"limited by loading: {layout.machine.cores} cores a host decode {IMAGES_PER_CORE} images/s each"]
+    needed = math.ceil(images / layout.hosts / IMAGES_PER_CORE)
+    return [f"loading: {counted(needed, 'core')} of each host, at {IMAGES_PER_CORE} JPEG files/s a core (docs/data.md)"]
+
+
+def _cost(plan: Plan) -> List[str]:
+    """Of the whole run."""
+    hours = device_hours(plan.config, plan.layout, plan.prediction)
+    if hours is None:
+        return []
+    word = WORDS[plan.layout.machine.device.kind]
+    return [f"the whole run: {rounded(hours / plan.layout.num_used)} hours, {rounded(hours)} {word}-hours"]
 
 
 def _stages_of(layout: Layout, process: int) -> str:

@@ -7,7 +7,7 @@ them; `lockstep` as PopART does: in every cycle each stage makes one forward and
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 FORWARD, BACKWARD = "F", "B"
 
@@ -92,6 +92,43 @@ def simulate(orders: Sequence[Sequence[Action]], forward: Sequence[float], backw
                 position[process] += 1
                 events.append(Event(process, action, start, end))
         assert len(events) > before, "a schedule that waits for itself"
+    return events
+
+
+def simulate_shared(
+    orders: Sequence[Sequence[Action]], forward: Sequence[float], backward: Sequence[float], cores: float
+) -> List[Event]:
+    """As `simulate`, where processes that are at work share fewer cores: n of them go on at cores / n of their speed.
+
+    `cores` may be a fraction: what is there for one of several replica groups, which do the same at the same time.
+    """
+    last = len(forward) - 1
+    position = [0] * len(orders)
+    left: Dict[int, float] = {}  # seconds on a core of its own that a process's action still needs
+    starts: Dict[int, float] = {}
+    done: Set[Tuple[str, int, int]] = set()
+    events: List[Event] = []
+    now, total = 0.0, sum(map(len, orders))
+    while len(events) < total:
+        for process, order in enumerate(orders):
+            if process not in left and position[process] < len(order):
+                action = order[position[process]]
+                need = _needed(action, last)
+                if need is None or need in done:
+                    left[process] = (forward if action.kind == FORWARD else backward)[action.part]
+                    starts[process] = now
+        assert left, "a schedule that waits for itself"
+        speed = min(1.0, cores / len(left))
+        shortest = min(left.values())
+        now += shortest / speed
+        for process in sorted(left):
+            left[process] -= shortest
+            if left[process] <= 0:
+                action = orders[process][position[process]]
+                events.append(Event(process, action, starts[process], now))
+                done.add(action)
+                position[process] += 1
+        left = {process: seconds for process, seconds in left.items() if seconds > 0}
     return events
 
 

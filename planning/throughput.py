@@ -10,9 +10,20 @@ from models.freezing import frozen_units
 from models.stages import Stage
 from planning.activations import input_bytes, kept_on
 from planning.layout import Layout
+from planning.loading import loading_rate
 from planning.machines import TERA
-from planning.schedule import Event, bubble, idle_share, makespan, orders_of, simulate, simulate_lockstep
-from planning.traffic import Traffic, traffic_of
+from planning.schedule import (
+    Event,
+    bubble,
+    idle_share,
+    makespan,
+    orders_of,
+    simulate,
+    simulate_lockstep,
+    simulate_shared,
+)
+from planning.traffic import traffic_of
+from planning.update import UpdateTime, update_time
 
 if TYPE_CHECKING:
     from config import Config
@@ -42,13 +53,14 @@ class Prediction:
     micro_batches: int
     bubble: float  # of equal stages
     idle: float  # with these stages
-    update: float  # seconds of reduction and weights
+    update: UpdateTime
     events: List[Event]
     images_per_second: Optional[float]
+    loading: Optional[float]  # images a second that the hosts can load at most
 
     @property
     def seconds(self) -> float:
-        return makespan(self.events) + self.update
+        return makespan(self.events) + self.update.total
 
 
 def work_of(arch: Architecture, stage: Stage, trains: bool, frozen: Collection[str] = ()) -> Work:
@@ -76,7 +88,7 @@ def seconds_of(config: Config, layout: Layout, part: Stage) -> Tuple[float, floa
     way = 0.0
     if not part.has_embed:
         kept = kept_on(layout.machine.device.kind, config, arch)
-        way = _seconds(config.micro_batch_size * input_bytes(arch, kept, part), _link(layout, between_replicas=False))
+        way = _seconds(config.micro_batch_size * input_bytes(arch, kept, part), _link(layout))
     forward = config.micro_batch_size * work.forward / rate + way
     units_before = 0 if part.has_embed else 1 + (part.blocks[0] if part.blocks else arch.depth)
     way_back = way if config.trains and units_before > len(frozen) else 0.0
@@ -90,9 +102,10 @@ def predict(config: Config, layout: Layout) -> Prediction:
     forward, backward = [time[0] for time in times], [time[1] for time in times]
     micro_batches = micro_batches_of(config, layout)
     events = _events(config, layout, forward, backward, micro_batches)
-    update = _update_seconds(config, layout, traffic_of(config, layout))
+    update = update_time(config, layout, traffic_of(config, layout))
     images = micro_batches * placement.replica_groups * config.micro_batch_size
-    is_known = rate_of(config, layout) is not None
+    computed = images / (makespan(events) + update.total) if rate_of(config, layout) is not None else None
+    loading = loading_rate(config, layout)
     return Prediction(
         forward=forward,
         backward=backward,
@@ -101,7 +114,8 @@ def predict(config: Config, layout: Layout) -> Prediction:
         idle=idle_share(events, size),
         update=update,
         events=events,
-        images_per_second=images / (makespan(events) + update) if is_known else None,
+        images_per_second=computed if computed is None or loading is None else min(computed, loading),
+        loading=loading,
     )
 
 
@@ -126,31 +140,35 @@ def _events(
         return simulate_lockstep(forward, backward, micro_batches)
     size, parts = layout.placement.pipeline_size, len(layout.placement.parts)
     schedule = schedule_of(config, layout) if size > 1 else ("1f1b" if config.trains else "forward")
-    return simulate(orders_of(schedule, size, parts, micro_batches), forward, backward)
+    orders = orders_of(schedule, size, parts, micro_batches)
+    cores = cores_of_a_group(layout)
+    if cores is not None and cores < size:
+        return simulate_shared(orders, forward, backward, cores)
+    return simulate(orders, forward, backward)
+
+
+def cores_of_a_group(layout: Layout) -> Optional[float]:
+    """CPU cores that there are for the processes of one replica group; None on other devices, or for a process with all."""
+    if layout.machine.device.kind != "cpu" or layout.placement.runtime == "single":
+        return None
+    return layout.machine.num_devices / layout.placement.replica_groups
 
 
 def rate_of(config: Config, layout: Layout) -> Optional[float]:
-    """FLOP/s of one process. Processes on CPUs share the cores, and a process has one thread."""
+    """FLOP/s of one process; on CPUs of one thread with a core of its own, but for `single`, which has all of them."""
     device = layout.machine.device
     rate = device.rate(KINDS[config.precision.split(".")[0]])
     if rate is None or device.kind != "cpu" or layout.placement.runtime == "single":
         return rate
-    cores = layout.machine.num_devices
-    return rate / max(cores // layout.hosts, layout.num_used // layout.hosts, 1)
+    return rate / (layout.machine.num_devices // layout.machine.hosts)
 
 
-def _link(layout: Layout, between_replicas: bool) -> Optional[float]:
+def _link(layout: Layout) -> Optional[float]:
+    """Between the stages of a replica."""
     device = layout.machine.device
-    crosses = layout.hosts > 1 if between_replicas else layout.crosses_hosts
-    return device.host_link if crosses else device.link
+    return device.host_link if layout.crosses_hosts else device.link
 
 
 def _seconds(amount: float, bytes_per_second: Optional[float]) -> float:
     """0 where the link is not known: within a CPU's memory it is no matter."""
     return amount / bytes_per_second if bytes_per_second else 0.0
-
-
-def _update_seconds(config: Config, layout: Layout, traffic: Traffic) -> float:
-    """Reduction over replicas, and sharded weights; the optimiser's own arithmetic is left out."""
-    sent = max(reduced + shared for reduced, shared in zip(traffic.reduction, traffic.sharing))
-    return _seconds(sent, _link(layout, between_replicas=True))

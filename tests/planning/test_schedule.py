@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from planning.schedule import (
     orders_of,
     simulate,
     simulate_lockstep,
+    simulate_shared,
 )
 
 SHAPES = [(1, 4), (2, 2), (4, 4), (4, 8), (4, 30), (3, 128), (8, 8)]
@@ -110,3 +112,56 @@ def test_in_lockstep_all_wait_for_the_slowest_stage() -> None:
 def test_what_waits_is_counted_from_the_order() -> None:
     order = [Action("F", 0, 0), Action("F", 2, 0), Action("B", 2, 0), Action("F", 0, 1), Action("B", 0, 0)]
     assert most_in_flight(order, [10, 0, 1]) == (2, 20)
+
+
+UNEQUAL = [1.0, 1.5, 0.5, 2.0], [2.0, 2.5, 1.5, 3.0]
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_with_a_core_for_each_process_nothing_is_shared(schedule: str) -> None:
+    orders = orders_of(schedule, 4, 4, 6)
+    alone, shared = simulate(orders, *UNEQUAL), simulate_shared(orders, *UNEQUAL, cores=4)
+    assert {event.action: (event.start, event.end) for event in shared} == {
+        event.action: pytest.approx((event.start, event.end)) for event in alone
+    }
+
+
+@pytest.mark.parametrize("cores", [0.5, 1.0])
+def test_processes_that_share_one_core_take_the_time_of_all_their_work(cores: float) -> None:
+    """Someone is always at work."""
+    events = simulate_shared(orders_of("1f1b", 4, 4, 6), *UNEQUAL, cores=cores)
+    assert makespan(events) == pytest.approx(6 * sum(map(sum, UNEQUAL)) / cores)
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+@pytest.mark.parametrize("cores", [1.5, 2.0, 3.0])
+def test_processes_that_share_cores_end_when_small_steps_of_time_say(schedule: str, cores: float) -> None:
+    orders = orders_of(schedule, 4, 4, 5)
+    assert makespan(simulate_shared(orders, *UNEQUAL, cores=cores)) == pytest.approx(
+        _end_by_small_steps(orders, cores), rel=0.01
+    )
+
+
+def _end_by_small_steps(orders: Any, cores: float, step: float = 0.002) -> float:
+    """Every process that can work does cores / n of a step's work, step by step."""
+    forward, backward = UNEQUAL
+    done, position, worked, now = set(), [0] * len(orders), [0.0] * len(orders), 0.0
+    while any(position[p] < len(order) for p, order in enumerate(orders)):
+        ready = []
+        for process, order in enumerate(orders):
+            if position[process] < len(order):
+                kind, part, number = order[position[process]]
+                before = ("F", part - 1, number) if kind == "F" else ("B", part + 1, number)
+                if kind == "B" and part == 3:
+                    before = ("F", 3, number)
+                if (kind == "F" and part == 0) or before in done:
+                    ready.append(process)
+        now += step
+        for process in ready:
+            action = orders[process][position[process]]
+            worked[process] += step * min(1.0, cores / len(ready))
+            if worked[process] >= (forward if action.kind == "F" else backward)[action.part] - 1e-9:
+                worked[process] = 0.0
+                position[process] += 1
+                done.add(tuple(action))
+    return now
