@@ -24,6 +24,8 @@ constexpr long LANES = 4, TILE_ROWS = 6;
 constexpr long PANEL = 2 * LANES;     // columns of a tile
 constexpr long MOST_QUERIES = 12 * 6;  // of a block: its weights stay in the nearest caches
 
+#define UNROLLED _Pragma("GCC unroll 16")  // so that a tile stays in registers
+
 typedef float Vector __attribute__((vector_size(LANES * 4)));
 typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -104,19 +106,19 @@ inline Normal normal(Vector x) {
 template <int ROWS, bool ADD>
 inline void tile(const float* a, long row, long column, const float* b, long depth, float* c, long width) {
     Vector left[ROWS], right[ROWS];
-    for (int i = 0; i < ROWS; i++) {
+    UNROLLED for (int i = 0; i < ROWS; i++) {
         left[i] = ADD ? read(c + i * width) : Vector{};
         right[i] = ADD ? read(c + i * width + LANES) : Vector{};
     }
     for (long k = 0; k < depth; k++, b += PANEL, a += column) {
         Vector b_left = read(b), b_right = read(b + LANES);
-        for (int i = 0; i < ROWS; i++) {
+        UNROLLED for (int i = 0; i < ROWS; i++) {
             float factor = a[i * row];
             left[i] += factor * b_left;
             right[i] += factor * b_right;
         }
     }
-    for (int i = 0; i < ROWS; i++) {
+    UNROLLED for (int i = 0; i < ROWS; i++) {
         write(c + i * width, left[i]);
         write(c + i * width + LANES, right[i]);
     }
@@ -177,24 +179,31 @@ struct Shape {
     }
 };
 
-void pack_rows(const Shape& shape, Slice from, float factor, float* to) {
+// Fetches what comes a few rows later: rows of a head lie too far apart for the processor to foresee.
+inline void ahead(const float* row, long stride, long count) {
+    for (long i = 0; i < count; i += 16) __builtin_prefetch(row + 6 * stride + i);
+}
+
+void pack_rows(const Shape& shape, Slice from, float factor, float* __restrict to) {
     for (long token = 0; token < shape.tokens; token++, to += shape.wide_channels) {
-        const float* ahead = from.values + (token + 6) * from.stride;
-        for (long channel = 0; channel < shape.channels; channel += 16) __builtin_prefetch(ahead + channel);
+        ahead(from.values + token * from.stride, from.stride, shape.channels);
         for (long channel = 0; channel < shape.channels; channel++) to[channel] = from.at(token, channel) * factor;
         std::fill(to + shape.channels, to + shape.wide_channels, 0.0f);
     }
 }
 
 // [channel panel][token][PANEL], from rows of `pack_rows`
-void pack_panels(const Shape& shape, const float* rows, float* to) {
+void pack_panels(const Shape& shape, const float* __restrict rows, float* __restrict to) {
     for (long begin = 0; begin < shape.wide_channels; begin += PANEL)
-        for (long token = 0; token < shape.tokens; token++, to += PANEL)
-            std::memcpy(to, rows + token * shape.wide_channels + begin, PANEL * sizeof(float));
+        for (long token = 0; token < shape.tokens; token++, to += PANEL) {
+            const float* from = rows + token * shape.wide_channels + begin;
+            write(to, read(from));
+            write(to + LANES, read(from + LANES));
+        }
 }
 
 // [token panel][channel][PANEL], from rows of `pack_rows`
-void pack_transposed(const Shape& shape, const float* rows, float* to) {
+void pack_transposed(const Shape& shape, const float* __restrict rows, float* __restrict to) {
     for (long begin = 0; begin < shape.wide_tokens; begin += PANEL, to += shape.channels * PANEL) {
         long count = std::min(PANEL, shape.tokens - begin);
         for (long lane = 0; lane < PANEL; lane++)
@@ -222,11 +231,11 @@ class Scratch {
 };
 
 inline float maximum(const float* values, long count) {
-    Vector most = all(values[0]);
-    vectors(count, [&](auto part, long begin) {
-        Vector next = part.load(values + begin, values[0]);
+    Vector most = read(values);
+    for (long begin = LANES; begin < count; begin += LANES) {
+        Vector next = read(values + begin);
         most = next > most ? next : most;
-    });
+    }
     float result = most[0];
     for (long lane = 1; lane < LANES; lane++) result = std::max(result, most[lane]);
     return result;
@@ -241,12 +250,17 @@ inline float dot(const float* left, const float* right, long count) {
 // A row of scores to exp(score - shift) in place, 0 behind the last; gives their sum.
 inline float exponentials(float* scores, float shift, const Shape& shape) {
     Vector total = {};
-    vectors(shape.tokens, [&](auto part, long token) {
-        part.store(scores + token, exponential(part.load(scores + token) - shift));
-        total += part.load(scores + token);
-    });
-    std::fill(scores + shape.tokens, scores + shape.wide_tokens, 0.0f);
-    return sum(total);
+    for (long token = 0; token < shape.wide_tokens; token += LANES) {
+        Vector weight = exponential(read(scores + token) - shift);
+        total += weight;
+        write(scores + token, weight);
+    }
+    float rest = 0;
+    for (long token = shape.tokens; token < shape.wide_tokens; token++) {
+        rest += scores[token];
+        scores[token] = 0;
+    }
+    return sum(total) - rest;
 }
 
 enum Projection { QUERY, KEY, VALUE };
@@ -294,7 +308,8 @@ struct Attention {
             float totals[MOST_QUERIES + TILE_ROWS];
             for (long i = 0; i < count; i++) {
                 float* row = scores + i * s.wide_tokens;
-                float largest = maximum(row, s.tokens);
+                std::fill(row + s.tokens, row + s.wide_tokens, -INFINITY);
+                float largest = maximum(row, s.wide_tokens);
                 totals[i] = exponentials(row, largest, s);
                 log_sums[begin + i] = largest + std::log(totals[i]);
             }
@@ -355,6 +370,7 @@ struct Attention {
                 float* of_score = score_gradient + i * s.wide_tokens;
                 exponentials(weight, log_sums[begin + i], s);
                 const float* of_row = gradient_rows + first + i * s.wide_channels;
+                ahead(out + start + (begin + i) * width(), width(), s.channels);
                 float share = dot(of_row, out + start + (begin + i) * width(), s.channels);
                 for (long token = 0; token < s.wide_tokens; token += LANES)
                     write(of_score + token, read(weight + token) * (read(of_score + token) - share));
@@ -378,12 +394,14 @@ struct Attention {
         long offset = part * width() + head * shape.channels;
         float* to = qkv_gradient + (image * shape.tokens + begin) * 3 * width() + offset;
         std::vector<float> totals(shape.channels, 0.0f);
-        for (long i = 0; i < count; i++, to += 3 * width(), rows += shape.wide_channels)
+        for (long i = 0; i < count; i++, to += 3 * width(), rows += shape.wide_channels) {
+            ahead(to, 3 * width(), shape.channels);
             for (long channel = 0; channel < shape.channels; channel++) {
                 float value = rows[channel] * scale;
                 to[channel] = value;
                 totals[channel] += value;
             }
+        }
         if (part == KEY) return;
         for (long channel = 0; channel < shape.channels; channel++) bias_gradient[offset + channel] += totals[channel];
     }
