@@ -36,16 +36,15 @@ inline Vector all(float value) { return Vector{} + value; }
 
 // A whole vector in memory, or the first of its numbers.
 struct Whole {
-    Vector load(const float* from, float = 0) const { return read(from); }
+    Vector load(const float* from) const { return read(from); }
     void store(float* to, Vector values) const { write(to, values); }
 };
 
 struct Part {
     long count;
 
-    Vector load(const float* from, float rest = 0) const {
-        float values[LANES];
-        std::fill(values, values + LANES, rest);
+    Vector load(const float* from) const {
+        float values[LANES] = {};
         std::memcpy(values, from, count * sizeof(float));
         return read(values);
     }
@@ -124,20 +123,16 @@ inline void tile(const float* a, long row, long column, const float* b, long dep
     }
 }
 
+// The tile of the last rows, which are at most ROWS.
 template <int ROWS, bool ADD>
-struct Tiles {
-    static void last(long rows, const float* a, long row, long column, const float* b, long depth, float* c, long width) {
+void last_tile(long rows, const float* a, long row, long column, const float* b, long depth, float* c, long width) {
+    if constexpr (ROWS > 0) {
         if (rows == ROWS)
             tile<ROWS, ADD>(a, row, column, b, depth, c, width);
         else
-            Tiles<ROWS - 1, ADD>::last(rows, a, row, column, b, depth, c, width);
+            last_tile<ROWS - 1, ADD>(rows, a, row, column, b, depth, c, width);
     }
-};
-
-template <bool ADD>
-struct Tiles<0, ADD> {
-    static void last(long, const float*, long, long, const float*, long, float*, long) {}
-};
+}
 
 // C [rows, panels * PANEL] = (or +=) A [rows, depth] B; panels of B lie `stride` apart.
 template <bool ADD>
@@ -147,7 +142,7 @@ void multiply(long rows, long panels, const float* a, long row, long column, con
         long i = 0;
         for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
             tile<TILE_ROWS, ADD>(a + i * row, row, column, b, depth, c + i * width, width);
-        Tiles<TILE_ROWS - 1, ADD>::last(rows - i, a + i * row, row, column, b, depth, c + i * width, width);
+        last_tile<TILE_ROWS - 1, ADD>(rows - i, a + i * row, row, column, b, depth, c + i * width, width);
     }
 }
 
