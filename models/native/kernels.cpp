@@ -22,6 +22,7 @@ constexpr long LANES = 8, TILE_ROWS = 6;
 constexpr long LANES = 4, TILE_ROWS = 6;
 #endif
 constexpr long PANEL = 2 * LANES;     // columns of a tile
+constexpr size_t LINE = 16;           // floats of a cache line
 constexpr long MOST_QUERIES = 12 * 6;  // of a block: its weights stay in the nearest caches
 
 #define UNROLLED _Pragma("GCC unroll 16")  // so that a tile stays in registers
@@ -208,11 +209,12 @@ void pack_transposed(const Shape& shape, const float* __restrict rows, float* __
     }
 }
 
-// Memory of one thread for one head, in parts.
+// Memory of one thread for one head, in parts; the first begins with a cache line.
 class Scratch {
   public:
-    explicit Scratch(size_t floats) : memory_(new float[floats + PANEL]), next_(memory_.get()) {
-        next_ += (64 - reinterpret_cast<uintptr_t>(next_) % 64) % 64 / sizeof(float);
+    explicit Scratch(size_t floats) : memory_(new float[floats + LINE]), next_(memory_.get()) {
+        size_t past = reinterpret_cast<uintptr_t>(next_) / sizeof(float) % LINE;
+        next_ += (LINE - past) % LINE;
     }
     float* take(long floats) {
         float* part = next_;
