@@ -7,17 +7,14 @@ from typing import Any, Dict, List
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import throughput_tables as tables
+from benchmarks import train_throughput
 from benchmarks.facts import MatmulTurn, matmul_shapes
+from benchmarks.peers import timm_model
 from benchmarks.turns import Contender, take_turns
 from models.architecture import Architecture
 from models.vit import build_model
-
-train_throughput = pytest.importorskip(
-    "benchmarks.train_throughput", reason="needs timm and transformers", exc_type=SystemExit
-)
 
 
 def contender(
@@ -78,6 +75,11 @@ def test_markdown_has_a_row_for_each() -> None:
     assert tables.markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
+def counter_of_torch() -> Any:
+    flop_counter = pytest.importorskip("torch.utils.flop_counter", reason="torch 2.0 does not count operations")
+    return flop_counter.FlopCounterMode(display=False)
+
+
 class Clockwork:
     """A contender whose steps take what it says, and a record of who had turns."""
 
@@ -125,20 +127,18 @@ def test_operations_are_those_that_torch_counts(whole: bool) -> None:
     arch = Architecture(
         (8, 8), (2, 2), embed_dim=16, depth=3, num_heads=2, mlp_dim=48, num_labels=5, fused_attention=False
     )
-    from benchmarks.peers import timm_model
-
     model = timm_model(arch) if whole else build_model(arch, seed=0)
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # whose products the counter sees
-    with FlopCounterMode(display=False) as counter:
+    with counter_of_torch() as counter:
         model(torch.randn(1, 3, 8, 8))
     assert train_throughput.train_flops(arch, whole_last_block=whole) == 3 * counter.get_total_flops()
 
 
 def test_products_are_forward_and_both_backward_ones() -> None:
     turn = MatmulTurn(matmul_shapes(32, 16, 64), torch.float32)
-    with FlopCounterMode(display=False) as counter:
+    with counter_of_torch() as counter:
         turn._pass()
     assert counter.get_total_flops() == 3 * sum(2 * rows * inner * columns for rows, inner, columns in turn.shapes)
     assert turn() > 0
