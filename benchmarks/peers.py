@@ -33,7 +33,7 @@ TIMM, TRAIN_PY, HUGGING_FACE = "timm, plain loop", "timm, train.py's settings", 
 
 
 def peers(arch: Architecture, batch: int, precision: str, compiled: bool) -> List[Contender]:
-    """The three of them in one precision, compiled or not."""
+    """All of them in one precision, compiled or not."""
     bf16 = precision == "bf16"
     about = ["autocast"] * bf16 + ["torch.compile"] * compiled
 
@@ -41,11 +41,11 @@ def peers(arch: Architecture, batch: int, precision: str, compiled: bool) -> Lis
         setting = [*setting, *about]
         return Contender(name, precision, ", ".join(setting), lambda: build(arch, batch, bf16, compiled), compiled)
 
-    return [
-        contender(TIMM, ["fused AdamW"], timm_turn),
-        contender(TRAIN_PY, ["channels-last", "its optimiser factory, fused"], train_py_turn),
-        contender(HUGGING_FACE, ["fused AdamW", "SDPA"], _TrainerTurn),
-    ]
+    plain = contender(TIMM, ["fused AdamW"], timm_turn)
+    train_py = contender(TRAIN_PY, ["channels-last", "its optimiser factory, fused"], train_py_turn)
+    trainer = contender(HUGGING_FACE, ["fused AdamW", "SDPA"], _TrainerTurn)
+    # Of timm's model, compiled once is enough.
+    return [plain, trainer] if compiled else [plain, train_py, trainer]
 
 
 def timm_turn(arch: Architecture, batch: int, bf16: bool, compiled: bool) -> Turn:
@@ -69,15 +69,15 @@ def timm_turn(arch: Architecture, batch: int, bf16: bool, compiled: bool) -> Tur
 
 
 def train_py_turn(arch: Architecture, batch: int, bf16: bool, compiled: bool) -> Turn:
-    """The update of timm's train.py under `--channels-last --opt adamw --opt-kwargs fused=True [--amp --amp-dtype bfloat16]
-    [--torchcompile]`: its loss (label smoothing 0.1) within autocast, its parameter groups; averages and clipping off.
+    """The update of timm's train.py under `--channels-last --opt adamw --opt-kwargs fused=True [--amp --amp-dtype bfloat16]`:
+    its loss (label smoothing 0.1) within autocast, its parameter groups; averages and clipping off.
     """
+    assert not compiled
     model: Any = timm_model(arch).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, fused=True)
     loss_of = LabelSmoothingCrossEntropy(smoothing=0.1)
     images, labels = pixels(arch, batch)
     images = images.contiguous(memory_format=torch.channels_last)
-    model = torch.compile(model) if compiled else model
 
     def turn(steps: int) -> float:
         start = time.perf_counter()

@@ -152,10 +152,10 @@ def options(**given: Any) -> argparse.Namespace:
 
 def test_rows_have_the_contenders_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_throughput, "cpu_multiplies", lambda kind: False)
-    asked = options(rows=["ti16:8", "ti16:64", "cifar:64"])
+    asked = options(rows=["ti16:8", "ti16:64", "s16:8", "cifar:64"])
     rows = train_throughput.wanted_rows(asked)
-    assert [train_throughput.has_kind(asked, "bf16", *each) for each in rows] == [True, False, False]
-    assert [train_throughput.has_kind(asked, "compile", *each) for each in rows] == [True, False, True]
+    assert [train_throughput.has_kind(asked, "bf16", *each) for each in rows] == [True, False, False, False]
+    assert [train_throughput.has_kind(asked, "compile", *each) for each in rows] == [True, False, False, True]
     monkeypatch.setattr(train_throughput, "cpu_multiplies", lambda kind: True)
     assert all(train_throughput.has_kind(asked, "bf16", *each) for each in rows)
 
