@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Sequence
 Turn = Callable[[int], float]  # trains so many steps and gives the seconds that they took
 
 _M_ARENA_MAX = -8  # of mallopt(3)
+WARM_UP_IF_COMPILED = 2  # steps: the Trainer's model is compiled again in its second
 LONGEST_TRIAL = 0.2  # of the budget: a trial with a longer step is measured once
 
 
@@ -25,7 +26,7 @@ class Contender:
     is_compiled: bool = False
     is_trial: bool = False  # of a setting that may be far slower: one slow step of it is enough
     seconds: List[float] = field(default_factory=list)  # a step, one figure a round
-    first_step: float = 0.0
+    warm_up: List[float] = field(default_factory=list)  # the first steps
 
     @property
     def step(self) -> float:
@@ -33,8 +34,8 @@ class Contender:
 
     @property
     def compile_seconds(self) -> float:
-        """What the first step took longer than the others."""
-        return max(0.0, self.first_step - self.step) if self.is_compiled else 0.0
+        """What the first steps took longer than the others."""
+        return max(0.0, sum(self.warm_up) - len(self.warm_up) * self.step) if self.is_compiled else 0.0
 
 
 def share_one_heap() -> None:
@@ -54,17 +55,17 @@ def take_turns(
 ) -> Dict[str, List[float]]:
     """Fills in the contenders' `seconds`; gives one figure a round of each of the `probes`.
 
-    The first step of each is a warm-up, compilation and all; a second one says how long a step takes. A trial whose step takes
-    more than a fifth of the budget is measured by that step alone. The others share the budget: at most `rounds` turns
-    each, at least `least_rounds`, whatever they take.
+    The first step of each is a warm-up, of compiled ones the first two; another one says how long a step takes. A trial whose
+    step takes more than a fifth of the budget is measured by that step alone. The others share the budget: at most `rounds`
+    turns each, at least `least_rounds`, whatever they take.
     """
     turns = [contender.build() for contender in contenders]
     steady = []
     for contender, turn in zip(contenders, turns):
-        contender.first_step = turn(1)
+        contender.warm_up = [turn(1) for _ in range(WARM_UP_IF_COMPILED if contender.is_compiled else 1)]
         longest = LONGEST_TRIAL * budget_seconds if contender.is_trial else float("inf")
-        is_slow = contender.first_step > longest and not contender.is_compiled
-        contender.seconds = [contender.first_step if is_slow else turn(1)]
+        is_slow = contender.warm_up[0] > longest and not contender.is_compiled
+        contender.seconds = [contender.warm_up[0] if is_slow else turn(1)]
         if contender.step <= longest:
             steady.append((contender, turn))
     if not steady:
