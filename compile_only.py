@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from allocation import plan_text
+from runtime.precision_choice import decided
 
 if TYPE_CHECKING:
     from config import Config
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 def compile_only(config: Config, placement: Placement) -> int:
     """Returns the exit code. On IPUs the executables go into `executable_cache_dir`, if there is one. No data is read."""
-    print(plan_text(config, placement), flush=True)
+    config, chosen = decided(config, placement.runtime)
+    print(plan_text(config, placement), *chosen, sep="\n", flush=True)
     if placement.runtime == "ipu":
         from runtime.build import build_runtime
 

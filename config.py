@@ -168,7 +168,9 @@ class Config(BaseModel):
         when=_keeps_best,
     )
     on_nonfinite: Literal["stop", "skip"] = key("stop", TRAINING, "what a gradient that is not finite does to the run")
-    precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32"] = key("16.16", TRAINING, "compute.weights")
+    precision: Literal["16.16", "16.32", "32.32", "bf16.16", "bf16.32", "auto"] = key(
+        "16.16", TRAINING, "compute.weights; auto: the faster one here of 32.32 and bf16.32"
+    )
     compile: Literal["auto", "on", "off"] = key(
         "auto", TRAINING, "compile encoder blocks; auto does so on a GPU", when=lambda c, r: r == "single"
     )

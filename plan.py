@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from config import Config
     from planning.layout import Layout
+    from runtime.precision_choice import Choice
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -34,6 +35,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     timeline = timeline_path(own.timeline)
     if not config.epochs and not config.training_steps:  # a recipe for validation
         config = follow_launcher(load_config("validation", rest))
+    choice = _choice(config, own)
+    if choice is not None:
+        config, shown = (each.model_copy(update={"precision": choice.precision}) for each in (config, shown))
     layout = _layout(config, own)
 
     from planning.balance_text import balance_line, balance_text
@@ -42,7 +46,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
     plan = make_plan(config, layout)
     if not own.summary:
-        print(plan_text(shown, layout.placement), report(plan), sep="\n\n", end="\n\n")
+        notes = [choice.note] if choice is not None else []
+        print("\n".join([plan_text(shown, layout.placement), *notes]), report(plan), sep="\n\n", end="\n\n")
         if own.balance:
             print(balance_text(config, layout, own.hosts), end="\n\n")
     elif own.balance:
@@ -51,6 +56,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(draw_timeline(plan, timeline))
     print(summary(plan))
     return 0
+
+
+def _choice(config: Config, own: argparse.Namespace) -> Optional[Choice]:
+    """What `precision: auto` is on the machine that the plan is for; None where the config names a precision."""
+    if config.precision != "auto":
+        return None
+    from placement import place
+    from planning.machines import named_machine
+    from runtime.precision_choice import choose, on_gpu, on_ipu
+
+    if own.machine in (None, "cpu"):
+        here = config if own.machine is None else config.model_copy(update={"device": "cpu"})
+        return choose(here, "ipu" if own.hosts in (None, 1) and place(here).runtime == "ipu" else "single")
+    device = named_machine(own.machine, own.hosts).device
+    return on_ipu() if device.kind == "ipu" else on_gpu(f"an {device.name}", "bf16" in device.peaks)
 
 
 def _layout(config: Config, own: argparse.Namespace) -> Layout:

@@ -163,12 +163,31 @@ def _tidy(step_folder: Path, progress: Progress, config: Config) -> Tuple[List[s
         ) from error
 
 
-def with_epsilon_of_the_run(config: Config) -> Config:
-    """The config with the `layer_norm_eps` of the step that it goes on from. A flag wins."""
-    if not config.resume_training_from_checkpoint or "layer_norm_eps" in config.flags:
+def with_settings_of_the_run(config: Config) -> Config:
+    """The config with the `layer_norm_eps` of the step that it goes on from, where no flag gives one, and, where it has
+    `precision: auto`, the precision that the run began with: nothing is measured again.
+    """
+    if not config.resume_training_from_checkpoint:
         return config
     try:
-        details = checkpoint.read_run_details(find_step_to_resume(config))
+        step_folder = find_step_to_resume(config)
+        return _with_precision(_with_epsilon(config, step_folder), step_folder.parent)
+    except UserError:
+        return config  # what is wrong is told by `resume`
+
+
+def _with_epsilon(config: Config, step_folder: Path) -> Config:
+    if "layer_norm_eps" in config.flags:
+        return config
+    try:
+        details = checkpoint.read_run_details(step_folder)
         return config.model_copy(update={"layer_norm_eps": float(details["model"]["layer_norm_eps"])})
     except (UserError, KeyError, TypeError, ValueError):
-        return config  # what is wrong is told by `resume`
+        return config
+
+
+def _with_precision(config: Config, run_folder: Path) -> Config:
+    if config.precision != "auto":
+        return config
+    before = load_config(config.command, ["--config-file", str(run_folder / "config.yaml")])
+    return config.model_copy(update={"precision": before.precision})

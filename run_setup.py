@@ -26,7 +26,7 @@ from machine import spans_hosts
 from models.architecture import architecture_of
 from models.freezing import frozen_units, is_frozen
 from reporting.build import build_reporters
-from resuming import resume, with_epsilon_of_the_run
+from resuming import resume, with_settings_of_the_run
 from run_folder import new_run_folder
 from runtime.build import build_runtime
 from saving import Saver
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 def prepare_run(config: Config, placement: Placement) -> Run:
     """Everything that `training.fit` needs, the first notes printed. Raises UserError for what cannot be had."""
-    config = with_epsilon_of_the_run(config)
+    config = with_settings_of_the_run(config)
     config, source, held_out, runtime = _open_and_join(config, placement)
     _check_same_everywhere(runtime, (source, held_out))
     bad_images = BadImageLog()
@@ -81,8 +81,8 @@ def prepare_run(config: Config, placement: Placement) -> Run:
 
 
 def _open_and_join(config: Config, placement: Placement) -> Tuple[Config, Source, Optional[Source], Runtime]:
-    """The config with what the data decides, training data, validation data and the runtime. Where a host has no data, all say
-    so, and none waits for it.
+    """The config with what data and machine decide, training data, validation data and the runtime. Where a host has no data,
+    all say so, and none waits for it.
     """
     problem, source, held_out = "", None, None
     try:
@@ -98,7 +98,7 @@ def _open_and_join(config: Config, placement: Placement) -> Tuple[Config, Source
     runtime = build_runtime(config, placement)
     raise_together(runtime, problem)
     assert source is not None
-    return config, source, held_out, runtime
+    return runtime.config, source, held_out, runtime
 
 
 def evaluation_loader(

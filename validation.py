@@ -56,6 +56,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     if config.knn is not None:
         return _judge_features(config, placement, saved, source, followed)
     runtime = build_runtime(config, placement)
+    config = runtime.config
     bad_images = BadImageLog()
     loader = evaluation_loader(config, source, runtime, bad_images)
     notes = [allocation_table(config, placement), *opening_notes(config, placement, runtime)]
@@ -117,6 +118,7 @@ def _judge_features(
     check_enough(config.knn, len(train))
     features = config.model_copy(update={"num_labels": 0})
     runtime = build_runtime(features, placement)
+    features = runtime.config
     loaders = [evaluation_loader(features, source, runtime) for source in (train, validation)]
     notes = [allocation_table(features, placement), *opening_notes(config, placement, runtime), *notes]
     notes += [*load_pretrained(without_head(saved), features, runtime), *runtime.prepare(evaluates=True)]

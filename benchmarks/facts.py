@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
+from torch import Tensor
 
 from batch import DataShare, HostBatch
 
@@ -34,29 +35,49 @@ def matmul_shapes(tokens: int, width: int, mlp_dim: int) -> List[Shape]:
     return [(tokens, width, 3 * width), (tokens, width, width), (tokens, width, mlp_dim), (tokens, mlp_dim, width)]
 
 
-def matmul_rate(shapes: Sequence[Shape], dtype: torch.dtype, seconds: float = 1.0) -> float:
+class MatmulTurn:
     """Floating-point operations a second in the products that linear layers train with, with this process's threads.
 
-    For each shape the output, the input's gradient and the weight's, laid out as in training. The best of at least two
-    rounds; goes on for `seconds`.
+    For each shape the output, the input's gradient and the weight's, laid out as in training. Called in turn with what is
+    compared with it: each call is the better of two passes. Rows are as many as a pass of half a second has, at most.
     """
-    operands = [
-        (
-            torch.randn(rows, inner).to(dtype),
-            torch.randn(columns, inner).to(dtype),
-            torch.randn(rows, columns).to(dtype),
-        )
-        for rows, inner, columns in shapes
-    ]
-    durations: List[float] = []
-    while len(durations) < 2 or sum(durations) < seconds:
+
+    SECONDS, PROBE_ROWS = 0.5, 64
+
+    def __init__(self, shapes: Sequence[Shape], dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        probe = [(min(rows, self.PROBE_ROWS), inner, columns) for rows, inner, columns in shapes]
+        self._operands = self._made(probe)
+        self._pass()
+        affordable = int(self.PROBE_ROWS * self.SECONDS / self._pass())
+        self.shapes = [(min(rows, max(self.PROBE_ROWS, affordable)), *rest) for rows, *rest in shapes]
+        self._operands = self._made(self.shapes)
+        self._pass()
+
+    def __call__(self) -> float:
+        operations = 3 * sum(2 * rows * inner * columns for rows, inner, columns in self.shapes)
+        return operations / min(self._pass(), self._pass())
+
+    def _made(self, shapes: Sequence[Shape]) -> List[Tuple[Tensor, Tensor, Tensor]]:
+        sizes = [((rows, inner), (columns, inner), (rows, columns)) for rows, inner, columns in shapes]
+        return [tuple(torch.randn(size).to(self._dtype) for size in each) for each in sizes]  # type: ignore[misc]
+
+    def _pass(self) -> float:
         start = time.perf_counter()
-        for x, weight, gradient in operands:
+        for x, weight, gradient in self._operands:
             x @ weight.t()
             gradient @ weight
             gradient.t() @ x
-        durations.append(time.perf_counter() - start)
-    return 3 * sum(2 * rows * inner * columns for rows, inner, columns in shapes) / min(durations)
+        return time.perf_counter() - start
+
+
+def available_bytes() -> int:
+    """Memory that programs can still take, as the system estimates it; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, StopIteration):
+        return 0
 
 
 def random_batch(config: Any, share: DataShare) -> HostBatch:

@@ -1,45 +1,64 @@
-"""ViT training by others, each at its best honest setting: timm's model in a plain loop, and Hugging Face's `Trainer`.
+"""ViT training by others, at their best honest settings: timm in a plain loop and as its `train.py` does, Hugging Face's Trainer.
 
-Both take float32 pixels, normalised before the clock starts, and do nothing but train: no logging, saving or clipping.
+All take float32 pixels, normalised before the clock starts, and do nothing but train: no logging, saving, clipping or averages.
 """
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import dataset.transforms.torchvision_operators  # noqa: F401  (first: the peers import torchvision)
+from benchmarks.turns import Contender, Turn
 from models.architecture import Architecture
 
 # isort: split
 try:
-    import timm
+    import timm.optim
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.models.vision_transformer import VisionTransformer
 except ImportError:
     raise SystemExit("error: this measures timm and transformers too: run `make setup-dev` first.") from None
 from transformers import Trainer, TrainerCallback, TrainingArguments, ViTConfig, ViTForImageClassification
 from transformers.trainer_callback import PrinterCallback
 
-HUGGING_FACE = "Hugging Face Trainer"
-Turn = Callable[[int], float]  # trains so many steps and gives the seconds that they took
+TIMM, TRAIN_PY, HUGGING_FACE = "timm, plain loop", "timm, train.py's settings", "Hugging Face Trainer"
 
 
-def timm_turn(arch: Architecture, batch_size: int, bf16: bool) -> Turn:
-    """A plain loop around timm's ViT-S/16: cross entropy, fused AdamW, autocast around the forward pass."""
-    model = timm.create_model("vit_small_patch16_224", num_classes=arch.num_labels).train()
-    assert (model.embed_dim, len(model.blocks)) == (arch.embed_dim, arch.depth), "the peer's model has another size"
+def peers(arch: Architecture, batch: int, precision: str, compiled: bool) -> List[Contender]:
+    """All of them in one precision, compiled or not."""
+    bf16 = precision == "bf16"
+    about = ["autocast"] * bf16 + ["torch.compile"] * compiled
+
+    def contender(name: str, setting: List[str], build: Any) -> Contender:
+        setting = [*setting, *about]
+        return Contender(name, precision, ", ".join(setting), lambda: build(arch, batch, bf16, compiled), compiled)
+
+    plain = contender(TIMM, ["fused AdamW"], timm_turn)
+    train_py = contender(TRAIN_PY, ["channels-last", "its optimiser factory, fused"], train_py_turn)
+    trainer = contender(HUGGING_FACE, ["fused AdamW", "SDPA"], _TrainerTurn)
+    # Of timm's model, compiled once is enough.
+    return [plain, trainer] if compiled else [plain, train_py, trainer]
+
+
+def timm_turn(arch: Architecture, batch: int, bf16: bool, compiled: bool) -> Turn:
+    """A plain loop around timm's model: cross entropy, fused AdamW, autocast around the forward pass."""
+    model: Any = timm_model(arch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
-    images, labels = torch.randn(batch_size, 3, *arch.image_size), torch.randint(0, arch.num_labels, (batch_size,))
+    images, labels = pixels(arch, batch)
+    model = torch.compile(model) if compiled else model
 
     def turn(steps: int) -> float:
         start = time.perf_counter()
         for _ in range(steps):
-            with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
+            with _autocast(bf16):
                 logits = model(images)
             F.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
@@ -49,98 +68,129 @@ def timm_turn(arch: Architecture, batch_size: int, bf16: bool) -> Turn:
     return turn
 
 
-def take_turns(
-    arch: Architecture, batch_size: int, bf16: bool, others: Dict[str, Turn], rounds: int, budget_seconds: float
-) -> Dict[str, List[float]]:
-    """Seconds a step of the `others` and of Hugging Face's `Trainer`: one figure a round for each, in turns.
-
-    At most `rounds`, within about `budget_seconds`. The first step of each is a warm-up, unless it takes half of the budget:
-    then it is the measurement.
+def train_py_turn(arch: Architecture, batch: int, bf16: bool, compiled: bool) -> Turn:
+    """The update of timm's train.py under `--channels-last --opt adamw --opt-kwargs fused=True [--amp --amp-dtype bfloat16]`:
+    its loss (label smoothing 0.1) within autocast, its parameter groups; averages and clipping off.
     """
-    turns = _Turns(others, rounds, budget_seconds)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model=_hugging_face_model(arch),
-            args=_training_arguments(folder, batch_size, bf16),
-            train_dataset=_Pixels(arch, batch_size),
-            callbacks=[turns],
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    return turns.seconds
+    assert not compiled
+    model: Any = timm_model(arch).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, fused=True)
+    loss_of = LabelSmoothingCrossEntropy(smoothing=0.1)
+    images, labels = pixels(arch, batch)
+    images = images.contiguous(memory_format=torch.channels_last)
+
+    def turn(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            with _autocast(bf16):
+                loss = loss_of(model(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    return turn
 
 
-class _Turns(TrainerCallback):
-    """The Trainer owns its loop, so it leads: after each turn of its own it lets the others have theirs."""
+def timm_model(arch: Architecture) -> VisionTransformer:
+    return VisionTransformer(
+        img_size=arch.image_size,
+        patch_size=arch.patch_size,
+        in_chans=arch.num_channels,
+        num_classes=arch.num_labels,
+        embed_dim=arch.embed_dim,
+        depth=arch.depth,
+        num_heads=arch.num_heads,
+        mlp_ratio=arch.mlp_dim / arch.embed_dim,
+    ).train()
 
-    def __init__(self, others: Dict[str, Turn], rounds: int, budget_seconds: float) -> None:
-        self.others, self.rounds, self.budget_seconds = others, rounds, budget_seconds
-        self.seconds: Dict[str, List[float]] = {name: [] for name in [*others, HUGGING_FACE]}
-        self._steps_of_turn = self._steps_left = 1
+
+def pixels(arch: Architecture, batch: int) -> Any:
+    """Normalised images and labels."""
+    return torch.randn(batch, arch.num_channels, *arch.image_size), torch.randint(0, arch.num_labels, (batch,))
+
+
+def _autocast(bf16: bool) -> Any:
+    return torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+
+
+class _TrainerTurn(TrainerCallback):
+    """A turn of Hugging Face's `Trainer`: it owns its loop, which has a thread of its own here and waits between turns."""
+
+    def __init__(self, arch: Architecture, batch: int, bf16: bool, compiled: bool) -> None:
+        self._built_for = (arch, batch, bf16, compiled)
+        self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._steps_left = 0
+        self._seconds, self._begin = 0.0, 0.0
+        self._problem: Optional[BaseException] = None
+        self._num_threads = torch.get_num_threads()
+        threading.Thread(target=self._train, daemon=True).start()
+
+    def __call__(self, steps: int) -> float:
+        self._steps_left = steps
+        self._go.release()
+        self._done.acquire()
+        if self._problem is not None:
+            raise RuntimeError("the Trainer has failed") from self._problem
+        return self._seconds
+
+    def _train(self) -> None:
+        try:
+            torch.set_num_threads(self._num_threads)  # each thread has its own team
+            arch, batch, bf16, compiled = self._built_for
+            with tempfile.TemporaryDirectory() as folder:
+                trainer = _trainer(folder, arch, batch, bf16, compiled)
+                trainer.remove_callback(PrinterCallback)
+                trainer.add_callback(self)
+                trainer.train()
+        except BaseException as error:  # told in the thread that waits
+            self._problem = error
+        self._done.release()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self._others_turn()
+        self._wait()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._steps_left -= 1
         if self._steps_left:
             return
-        self.seconds[HUGGING_FACE].append((time.perf_counter() - self._start) / self._steps_of_turn)
-        if state.global_step == 1:
-            self._plan_turns()
-        if len(self.seconds[HUGGING_FACE]) >= self.rounds:
-            control.should_training_stop = True
-        else:
-            self._others_turn()
+        self._seconds = time.perf_counter() - self._begin
+        self._done.release()
+        self._wait()
 
-    def _plan_turns(self) -> None:
-        """Chooses rounds and steps from what the warm-up took."""
-        step_of_each = sum(times[0] for times in self.seconds.values())
-        if 2 * step_of_each > self.budget_seconds:
-            self.rounds = 1
-            self._measure_the_quick()
-            return
-        self.rounds = min(self.rounds, int(self.budget_seconds / step_of_each))
-        self._steps_of_turn = max(1, int(self.budget_seconds / step_of_each / self.rounds))
-        for times in self.seconds.values():
-            times.clear()
-
-    def _measure_the_quick(self) -> None:
-        """Where the warm-up is the measurement: warms up all the same those whose steps are so short that it matters."""
-        share = self.budget_seconds / 10
-        for name, turn in self.others.items():
-            steps = int(share / self.seconds[name][0])
-            if steps > 0:
-                self.seconds[name] = [turn(steps) / steps]
-
-    def _others_turn(self) -> None:
-        for name, turn in self.others.items():
-            self.seconds[name].append(turn(self._steps_of_turn) / self._steps_of_turn)
-        self._steps_left = self._steps_of_turn
-        self._start = time.perf_counter()
+    def _wait(self) -> None:
+        self._go.acquire()
+        self._begin = time.perf_counter()
 
 
-class _Pixels(torch.utils.data.Dataset):
-    """A few images in memory, again and again."""
-
-    def __init__(self, arch: Architecture, num_images: int) -> None:
-        self.images = torch.randn(num_images, 3, *arch.image_size)
-        self.labels = torch.randint(0, arch.num_labels, (num_images,))
+class _Numbers(torch.utils.data.Dataset):
+    """So many samples that a run does not end; `_trainer`'s collator has the images."""
 
     def __len__(self) -> int:
-        return 100_000
+        return 10_000_000
 
-    def __getitem__(self, index: int) -> Dict[str, Tensor]:
-        row = index % len(self.labels)
-        return {"pixel_values": self.images[row], "labels": self.labels[row]}
+    def __getitem__(self, index: int) -> int:
+        return index
 
 
-def _training_arguments(folder: str, batch_size: int, bf16: bool) -> TrainingArguments:
+def _trainer(folder: str, arch: Architecture, batch: int, bf16: bool, compiled: bool) -> Trainer:
+    images, labels = pixels(arch, batch)
+    ready: Dict[str, Tensor] = {"pixel_values": images, "labels": labels}
+    return Trainer(
+        model=hugging_face_model(arch),
+        args=_training_arguments(folder, batch, bf16, compiled),
+        train_dataset=_Numbers(),
+        data_collator=lambda rows: ready,
+    )
+
+
+def _training_arguments(folder: str, batch: int, bf16: bool, compiled: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,
-        max_steps=10_000,  # `_Turns` ends it
-        per_device_train_batch_size=batch_size,
+        max_steps=10_000_000 // batch,
+        per_device_train_batch_size=batch,
         bf16=bf16,
+        torch_compile=compiled,
         use_cpu=True,
         optim="adamw_torch_fused",
         learning_rate=1e-3,
@@ -156,7 +206,7 @@ def _training_arguments(folder: str, batch_size: int, bf16: bool) -> TrainingArg
     )
 
 
-def _hugging_face_model(arch: Architecture) -> ViTForImageClassification:
+def hugging_face_model(arch: Architecture) -> ViTForImageClassification:
     return ViTForImageClassification(
         ViTConfig(
             hidden_size=arch.embed_dim,
@@ -165,6 +215,8 @@ def _hugging_face_model(arch: Architecture) -> ViTForImageClassification:
             intermediate_size=arch.mlp_dim,
             image_size=arch.image_size[0],
             patch_size=arch.patch_size[0],
+            num_channels=arch.num_channels,
             num_labels=arch.num_labels,
+            attn_implementation="sdpa",
         )
     )

@@ -38,7 +38,7 @@ class Kept:
 
 
 def kept_on(kind: str, config: Config, arch: Architecture) -> Kept:
-    product = 4 if config.precision.startswith("32") else 2
+    product = 4 if config.precision.startswith(("32", "auto")) else 2
     if kind == "ipu":  # no fused attention, and masks are drawn again from their seed
         return Kept(product, product, mask=0, weight_of_attention=product, keeps_attention=True)
     keeps_attention = not arch.fused_attention or (kind == "cpu" and arch.attention_dropout > 0)

@@ -28,7 +28,8 @@ from planning.update import UpdateTime, update_time
 if TYPE_CHECKING:
     from config import Config
 
-KINDS = {"16": "fp16", "bf16": "bf16", "32": "fp32"}  # of numbers that are multiplied, by precision
+# Of numbers that are multiplied, by precision. `auto` that nobody has decided, for the machine, is what it is everywhere.
+KINDS = {"16": "fp16", "bf16": "bf16", "32": "fp32", "auto": "fp32"}
 EVAL_ROUNDS = 4  # micro-batches of an evaluation batch for each process, as `runtime/pipeline.py`
 
 

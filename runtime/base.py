@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, ContextManager, Dict, List, Mapping, NamedTuple, Optional, Protocol, Tuple
 
 from torch import Tensor
 
 from batch import DataShare, HostBatch
+
+if TYPE_CHECKING:
+    from config import Config
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Runtime(Protocol):
     optimiser state.
     """
 
+    config: Config  # as it is run: with a precision, where it had `auto`
     is_main: bool  # the one process that prints and writes reports
     share: DataShare  # the part of each host batch that this process needs
     eval_share_index: int  # which share of the validation set this process evaluates…

@@ -36,6 +36,7 @@ from runtime.ipu_optimizer import (
     set_learning_rate,
     state_types,
 )
+from runtime.precision_choice import decided
 from runtime.same_config import check_same_config
 
 if TYPE_CHECKING:
@@ -55,11 +56,12 @@ class IpuRuntime:
     num_optimizer_parts = 1
 
     def __init__(self, config: Config, placement: Placement, num_cores: int) -> None:
-        self.config = config
         set_threads(config, default=num_cores)
         launched = poprun()
         self._instances = OneInstance() if launched is None else PoprunInstances(launched)
         check_same_config(config, self._instances.gather)
+        config, chosen = decided(config, placement.runtime)
+        self.config = config
         first = 0 if launched is None else launched.first_replica
         self._local_replicas = config.replication_factor if launched is None else launched.local_replicas
         self.share = DataShare(replicas=tuple(range(first, first + self._local_replicas)))
@@ -68,7 +70,7 @@ class IpuRuntime:
         self.eval_batch_size = config.micro_batch_size * eval_device_iterations(config) * self._local_replicas
         # PopTorch shards the state over all replicas and gives each instance its own part alone.
         self._state_is_whole = self._instances.count == 1 or not config.enable_rts
-        self.notes = plan_notes(config, self._local_replicas)
+        self.notes = [*chosen, *plan_notes(config, self._local_replicas)]
         if config.trains and not self._state_is_whole:
             self.notes.append(
                 "enable_rts over several instances: the optimiser's state lies on several hosts and is not saved; a resumed run "

@@ -34,6 +34,7 @@ from runtime.heartbeat import watch_hosts
 from runtime.interfaces import choose_interface
 from runtime.peers import Peers
 from runtime.precision import Precision, precision_notes, precision_of
+from runtime.precision_choice import decided
 from runtime.report import nonfinite_text
 from runtime.same_config import check_same_config
 from runtime.tracing import Tracer, trace_passes, untrace_passes
@@ -108,10 +109,11 @@ class PipelineRuntime:
         set_threads(config, default=1)
         keep_freed_memory(self.device)
         yield_the_core_rarely(self.device)
-        self.precision = precision_of(config)
         self._peers = self._connect()
         self._watch = watch_hosts(rank, placement.describe(rank), self._peers.gather)
         self.is_main = rank == 0
+        config, chosen = decided(config, placement.runtime, self.from_main, self.is_main)
+        self.config, self.precision = config, precision_of(config)
         parts = [placement.parts[index] for index in placement.parts_of(rank)]
         self.has_head, self.has_embed = parts[-1].has_head, parts[0].has_embed
         self._first_part = parts[0].index
@@ -120,7 +122,7 @@ class PipelineRuntime:
         self.micro_batches = (
             config.gradient_accumulation * placement.folded_replicas
         )  # that this process sees an update
-        notes = placement.folding(), _network_note(placement), *precision_notes(config, self.device)
+        notes = placement.folding(), _network_note(placement), *chosen, *precision_notes(config, self.device)
         self.notes = [note for note in notes if note]
         if config.enable_rts and placement.replication_factor > 1 == placement.replica_groups:
             self.notes.append("enable_rts: all replicas run on one group of processes, so there is no state to share")

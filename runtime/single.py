@@ -15,6 +15,7 @@ from models.vit import build_model
 from runtime.base import StepResult, Trace
 from runtime.devices import compile_blocks, keep_freed_memory, peak_memory, pick_device, set_threads, use_native_kernels
 from runtime.precision import precision_notes, precision_of
+from runtime.precision_choice import decided
 from runtime.report import nonfinite_text
 from runtime.tracing import Tracer
 from runtime.weight_update import WeightUpdate
@@ -38,13 +39,14 @@ class SingleRuntime:
     num_optimizer_parts = 1
 
     def __init__(self, config: Config, placement: Placement, num_cores: int) -> None:
-        self.config = config
         self.device = pick_device(config)
         set_threads(config, default=num_cores)
+        config, chosen = decided(config, placement.runtime)
+        self.config = config
         keep_freed_memory(self.device)
         self.share = DataShare(replicas=tuple(range(config.replication_factor)))
         self.eval_batch_size = max(config.micro_batch_size, EVAL_BATCH_SIZE)
-        self.notes = [note for note in (placement.folding(), *precision_notes(config, self.device)) if note]
+        self.notes = [note for note in (placement.folding(), *chosen, *precision_notes(config, self.device)) if note]
         self.precision = precision_of(config)
         self.model = freeze(build_model(architecture_of(config), config.random_seed), config)
         self.model.to(self.device, self.precision.weights)

@@ -438,7 +438,8 @@ def test_a_given_ipu_key_is_listed_as_unused(key, runtime):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--auto-loss-scaling true", "precision = 32.32 has none"),
+        ("--auto-loss-scaling true --precision 32.32", "precision = 32.32 has none"),
+        ("--auto-loss-scaling true", "precision = auto has none"),
         ("--auto-loss-scaling true --precision bf16.16", "precision = bf16.16 has none"),
         ("--auto-loss-scaling true --precision 16.16 --reduction-type sum", "needs reduction_type = mean, not sum"),
         ("--auto-loss-scaling true --precision 16.32 --accum-type fp32", "needs accum_type = fp16, not fp32"),
