@@ -244,7 +244,8 @@ class _Crew:
         for worker in self.workers:
             worker.join(max(0.0, deadline - time.monotonic()))
         self._collect_reports()
-        self.died = [index for index, worker in enumerate(self.workers) if (worker.exitcode or 0) < 0]
+        # One that has reported an error and crashes on its way out (torch's store may, in rank 0) is not the first.
+        self.died = [i for i, worker in enumerate(self.workers) if (worker.exitcode or 0) < 0 and i not in self.reports]
         self._kill_and_join()
 
     def _kill_and_join(self) -> None:

@@ -185,10 +185,11 @@ class Watch:
 
 
 def _is_of_a_connection(error: Optional[BaseException]) -> bool:
-    """Whether gloo, NCCL or the store has failed, as they do when a peer is gone."""
+    """Whether gloo, NCCL, the store or a handover has failed, as they do when a peer is gone."""
+    words = ("gloo", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError", "NeighbourLostError")
     while error is not None:
         text = f"{type(error).__name__} {error}"
-        if any(word in text for word in ("gloo", "NCCL", "DistBackendError", "DistNetworkError", "DistStoreError")):
+        if any(word in text for word in words):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -8,11 +8,11 @@ that of sequential gradient accumulation. Gradients of replicas are reduced here
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any, Callable, ContextManager, Mapping
+from typing import TYPE_CHECKING, Any, Callable, ContextManager, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
 from batch import DataShare, HostBatch
@@ -20,7 +20,7 @@ from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
 from models.freezing import freeze, is_trained
 from models.losses import classification_loss, count_correct, loss_weights, pack_targets
-from models.vit import VisionTransformer, build_model
+from models.vit import build_model
 from runtime.base import StepResult, Trace
 from runtime.devices import (
     keep_freed_memory,
@@ -30,14 +30,16 @@ from runtime.devices import (
     use_native_kernels,
     yield_the_core_rarely,
 )
+from runtime.handover import Boundary, Handover, open_handovers, slots_needed
 from runtime.heartbeat import watch_hosts
 from runtime.interfaces import choose_interface
 from runtime.peers import Peers
-from runtime.precision import Precision, precision_notes, precision_of
+from runtime.precision import precision_notes, precision_of
 from runtime.precision_choice import decided
 from runtime.report import nonfinite_text
 from runtime.same_config import check_same_config
-from runtime.tracing import Tracer, trace_passes, untrace_passes
+from runtime.stage import StageModule, TrainingStage, example_input, example_output
+from runtime.tracing import Tracer
 from runtime.weight_update import WeightUpdate
 
 if TYPE_CHECKING:
@@ -47,29 +49,6 @@ if TYPE_CHECKING:
 EVAL_ROUNDS = 4  # micro-batches of an evaluation batch, for each process: 16 % bubble at four stages
 # A peer that hangs ends the run after this long; a peer that dies ends it at once, a lost host soon (`heartbeat`).
 TIMEOUT = datetime.timedelta(minutes=30)
-
-
-class StageModule(nn.Module):
-    """A stage as schedules call it: one micro-batch at a time, in order, within one weight update."""
-
-    def __init__(self, model: VisionTransformer, config: Config, device: torch.device, micro_batch_numbers: list[int]):
-        super().__init__()
-        self.model = model
-        self._config, self._device, self._precision = config, device, precision_of(config)
-        self._numbers = micro_batch_numbers
-        self.next_micro_batch = 0
-        self.weight_update = 0
-
-    def start_update(self, weight_update: int) -> None:
-        self.weight_update, self.next_micro_batch = weight_update, 0
-
-    def forward(self, x: Tensor, mix: Tensor | None = None) -> Tensor:
-        if self.training:
-            number = self._numbers[self.next_micro_batch]
-            self.model.dropout_key = (self._config.random_seed, self.weight_update, number)
-            self.next_micro_batch += 1
-        with self._precision.forward(self._device):
-            return self.model(x, mix)
 
 
 class PipelinePeers(Peers):
@@ -136,13 +115,13 @@ class PipelineRuntime:
         self.notes += use_native_kernels(self.models.values(), config, self.device)
         trained = self._peers.gather([part for part, model in self.models.items() if is_trained(model)])
         self._first_trained = min((part for parts in trained for part in parts), default=self.num_parts)
-        self._stages = self._build_stages(arch, config.micro_batch_size)
+        self._tracer = Tracer(self.device)
+        self._stages = self._build_stages(arch)
         self._schedule = self._build_schedule(self._stages, self.micro_batches, self._loss) if config.trains else None
         self._build_evaluation(arch)
         self.update = WeightUpdate(config, list(self.models.values()), self._peers)
         self.num_optimizer_parts = self.num_parts * self.update.num_shards
         self._loss_and_correct = torch.zeros(2, device=self.device)
-        self._tracer = Tracer(self.device)
         self._positive_weights = loss_weights(config, self.device)
 
     def _connect(self) -> Peers:
@@ -161,32 +140,60 @@ class PipelineRuntime:
         replicas = stages[self.placement.pipeline_rank(self.rank)] if stages else None
         return PipelinePeers(self.placement, self.rank, self._pipeline_group, replicas)
 
-    def _build_stages(self, arch: Architecture, batch_size: int) -> list[PipelineStage]:
+    def _build_stages(self, arch: Architecture) -> list[TrainingStage]:
         numbers = self._micro_batch_numbers()
         self._modules = [StageModule(model, self.config, self.device, numbers) for model in self.models.values()]
+        batch_size, mix = self.config.micro_batch_size, _mix_columns(self.config)
+        examples = {
+            # Gradients go back as far as something is trained, and no further.
+            index: (
+                example_input(
+                    arch, model, batch_size, self.device, self.precision, mix, trains=index > self._first_trained
+                ),
+                example_output(
+                    arch, model, batch_size, self.device, self.precision, trains=index >= self._first_trained
+                ),
+            )
+            for index, model in self.models.items()
+        }
+        self._handovers = self._open_handovers(examples)
         return [
-            PipelineStage(
+            TrainingStage(
                 module,
                 index,
                 self.num_parts,
                 self.device,
-                # Gradients go back as far as something is trained, and no further.
-                input_args=_example_input(
-                    arch,
-                    model,
-                    batch_size,
-                    self.device,
-                    self.precision,
-                    _mix_columns(self.config),
-                    trains=index > self._first_trained,
-                ),
-                output_args=_example_output(
-                    arch, model, batch_size, self.device, self.precision, trains=index >= self._first_trained
-                ),
+                input_args=examples[index][0],
+                output_args=examples[index][1],
                 group=self._pipeline_group,
+                before=self._handovers.get(index - 1),
+                after=self._handovers.get(index),
+                tracer=self._tracer,
             )
-            for module, (index, model) in zip(self._modules, self.models.items())
+            for module, index in zip(self._modules, self.models)
         ]
+
+    def _open_handovers(self, examples: Mapping[int, tuple[tuple[Tensor, ...], Tensor]]) -> dict[int, Handover]:
+        """This process's ends of the boundaries between stages on one host, where they compute on CPUs; by the part before."""
+        if self.device.type != "cpu" or not self.config.trains:
+            return {}
+        first = self.placement.replica_group(self.rank) * self.placement.pipeline_size
+        tokens = {index - 1: given[0] for index, (given, _) in examples.items()}
+        tokens.update((index, made) for index, (_, made) in examples.items())
+        boundaries = [
+            Boundary(
+                part,
+                ranks=(first + part % self.placement.pipeline_size, first + (part + 1) % self.placement.pipeline_size),
+                tokens=value,
+                sends_back=part >= self._first_trained,
+                num_slots=slots_needed(
+                    self.config.schedule, self.num_parts, part, self.micro_batches, part >= self._first_trained
+                ),
+            )
+            for part, value in tokens.items()
+            if 0 <= part < self.num_parts - 1
+        ]
+        return open_handovers(boundaries, self.rank, self._peers.gather, TIMEOUT.total_seconds())
 
     def _micro_batch_numbers(self) -> list[int]:
         """Which micro-batches of a weight update, counted over all replicas, this process sees, in order."""
@@ -194,7 +201,7 @@ class PipelineRuntime:
         return [a * replicas + r for a in range(self.config.gradient_accumulation) for r in self.share.replicas]
 
     def _build_schedule(
-        self, stages: list[PipelineStage], micro_batches: int, loss: Callable[..., Tensor] | None
+        self, stages: Sequence[PipelineStage], micro_batches: int, loss: Callable[..., Tensor] | None
     ) -> Any:
         # Reduction over micro-batches is ours (`WeightUpdate.seed`): torch would divide once more.
         if self.config.schedule == "interleaved":
@@ -215,8 +222,8 @@ class PipelineRuntime:
                 index,
                 self.num_parts,
                 self.device,
-                input_args=_example_input(arch, self.models[index], micro_batch, self.device, self.precision),
-                output_args=_example_output(arch, self.models[index], micro_batch, self.device, self.precision),
+                input_args=example_input(arch, self.models[index], micro_batch, self.device, self.precision),
+                output_args=example_output(arch, self.models[index], micro_batch, self.device, self.precision),
                 group=self._pipeline_group,
             )
             for index, module in zip(self.models, self._modules)
@@ -248,7 +255,7 @@ class PipelineRuntime:
             self._run_schedule(batch, iteration)
             with self._tracer.piece("update", part=self._first_part):
                 self.update.apply(learning_rate)
-            self._end_trace()
+            self._tracer.stop()
             if self.update.must_stop:
                 break
         totals = self.sum_totals(self._loss_and_correct.double().cpu())
@@ -289,13 +296,6 @@ class PipelineRuntime:
         if spans_hosts():
             dist.barrier()
         self._tracer.start()
-        trace_passes(self._stages, self._tracer, self._micro_batch_numbers())
-
-    def _end_trace(self) -> None:
-        """After the first weight update of a host step."""
-        if self._tracer.is_on:
-            self._tracer.stop()
-            untrace_passes(self._stages)
 
     def trace(self) -> Trace | None:
         return self._tracer.trace()
@@ -386,6 +386,8 @@ class PipelineRuntime:
         dist.barrier()
         if self._watch is not None:
             self._watch.leave()
+        for handover in self._handovers.values():
+            handover.close()
         dist.destroy_process_group()
 
 
@@ -413,41 +415,6 @@ def _groups(members: list[range]) -> list[Any]:
     return [dist.group.WORLD] if len(members) == 1 else [dist.new_group(list(ranks)) for ranks in members]
 
 
-def _example_input(
-    arch: Architecture,
-    model: VisionTransformer,
-    batch_size: int,
-    device: torch.device,
-    precision: Precision,
-    mix_columns: int = 0,
-    trains: bool = False,
-) -> tuple[Tensor, ...]:
-    """What a stage takes, without data: images (and how to mix them) or tokens. Tokens that need gradients are sent back."""
-    if not model.stage.has_embed:
-        # After the last block only what the heads read is left (`vit.Block`).
-        tokens = arch.num_head_tokens if not model.stage.blocks else arch.num_tokens
-        shape = (batch_size, tokens, arch.embed_dim)
-        return (torch.empty(shape, dtype=precision.tokens, device=device, requires_grad=trains),)
-    images = torch.empty(batch_size, arch.num_channels, *arch.image_size, dtype=torch.uint8, device=device)
-    return (images, torch.empty(batch_size, mix_columns, device=device)) if mix_columns else (images,)
-
-
 def _mix_columns(config: Config) -> int:
     """Width of `HostBatch.mix`."""
     return 5 if config.cutmix else 1 if config.mixup else 0
-
-
-def _example_output(
-    arch: Architecture,
-    model: VisionTransformer,
-    batch_size: int,
-    device: torch.device,
-    precision: Precision,
-    trains: bool = False,
-) -> Tensor:
-    """What a stage gives: logits (features, where there are no classes) or tokens."""
-    if model.stage.has_head:
-        return torch.empty(batch_size, arch.num_labels or arch.head_input_dim, device=device, requires_grad=trains)
-    tokens = arch.num_head_tokens if arch.depth - 1 in model.stage.blocks else arch.num_tokens
-    shape = (batch_size, tokens, arch.embed_dim)
-    return torch.empty(shape, dtype=precision.tokens, device=device, requires_grad=trains)

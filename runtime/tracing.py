@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import Any, Callable, ContextManager, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, ContextManager, Iterator, List, Optional, Tuple
 
 import torch
 
@@ -76,30 +76,3 @@ class Tracer:
         if isinstance(mark, float):
             return mark
         return self._origin + self._first.elapsed_time(mark) / 1000
-
-
-PASSES = {"forward_one_chunk": "forward", "backward_one_chunk": "backward"}  # of torch's pipeline stages
-
-
-def trace_passes(stages: Sequence[Any], tracer: Tracer, micro_batches: Sequence[int]) -> None:
-    """Measures what schedules ask of pipeline stages. `micro_batches`: which one each chunk of a schedule is.
-
-    Until `untrace_passes`, the stages have attributes that stand before the methods of their class.
-    """
-
-    def traced(method: Callable[..., Any], kind: str, part: int) -> Callable[..., Any]:
-        def call(chunk: int, *arguments: Any, **keywords: Any) -> Any:
-            with tracer.piece(kind, micro_batches[chunk], part):
-                return method(chunk, *arguments, **keywords)
-
-        return call
-
-    for stage in stages:
-        for name, kind in PASSES.items():
-            setattr(stage, name, traced(getattr(stage, name), kind, stage.stage_index))
-
-
-def untrace_passes(stages: Sequence[Any]) -> None:
-    for stage in stages:
-        for name in PASSES:
-            delattr(stage, name)

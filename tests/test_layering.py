@@ -130,7 +130,10 @@ ONLY_IN = {
     "horovod": (("ipu_options", "runtime.ipu_instances"), "torch.distributed does that job elsewhere"),
     "flask": (("prediction.server",), "loaded for predict.py --serve alone"),
     "waitress": (("prediction.server",), "loaded for predict.py --serve alone"),
-    "torch.distributed.pipelining": (("runtime.pipeline",), "newer than the oldest torch that the rest runs on"),
+    "torch.distributed.pipelining": (
+        ("runtime.pipeline", "runtime.stage"),
+        "newer than the oldest torch that the rest runs on",
+    ),
 }
 PLANNING = tuple(
     f"planning.{path.stem}" for path in sorted((ROOT / "planning").glob("*.py")) if path.stem != "__init__"
