@@ -110,7 +110,10 @@ def _keeps_best(config: Any, runtime: str) -> bool:
 class Config(BaseModel):
     """One run's settings. Frozen; made by `load_config`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    # The schema is built when a config is checked: `--help` needs the fields alone.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True
+    )
     _given: FrozenSet[str] = PrivateAttr(default=frozenset())
     _flags: FrozenSet[str] = PrivateAttr(default=frozenset())  # those of them that a flag sets
     _command: str = PrivateAttr(default="")

@@ -26,6 +26,8 @@ from placement import Placement, check_can_run, follow_launcher, place
 GRACE_SECONDS = 3.0  # how long the other workers may take to end by themselves after one has failed
 OBEY_SECONDS = 10.0  # how long the others may take to end after one has obeyed a signal, or after a second signal
 EXIT_USER_ERROR = 2
+# What each worker would else import by itself. The server leaves out without a word what cannot be imported.
+PRELOADED = ("errors", "launch", "config", "run_setup", "publishing.hugging_face", "runtime.pipeline")
 PORTS = 15_000, 32_000  # outgoing connections have those from 32,768 on, on Linux
 
 
@@ -81,7 +83,7 @@ def _run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: Lis
 def run_workers(command: str, argv: List[str], placement: Placement, threads: int, debug: bool = False) -> int:
     """Starts one local process a rank, waits for all, and ends the rest when one fails. Returns the run's exit code.
 
-    Workers are forked from a clean server process that has imported torch once, so that four start as fast as one.
+    Workers are forked from a clean server process that has imported once what they need, so that four start as fast as one.
     """
     num_workers = placement.num_processes
     shared = {
@@ -94,7 +96,7 @@ def run_workers(command: str, argv: List[str], placement: Placement, threads: in
     }
     os.environ.update({name: value for name, value in shared.items() if name.endswith("_NUM_THREADS")})
     context = get_context("forkserver")
-    context.set_forkserver_preload(["errors", "training", "dataset.loader", "runtime.pipeline"])
+    context.set_forkserver_preload(list(PRELOADED))
     _start_server()
     workers: List[Any] = []
     pipes: List[Any] = []

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.stages import unit_of
+from optim.eager import eager
 from optim.lamb import LAMB
 from optim.lion import Lion
 from optim.muon import Muon
@@ -95,7 +96,7 @@ def build_optimizer(config: Config, parameters: Mapping[str, nn.Parameter]) -> O
     assert config.learning_rate is not None, "checked where the config is read"
     lr, betas, eps = config.learning_rate, config.adam_betas, config.adam_eps
     if config.optimizer == "SGD":
-        return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, **_fastest(torch.optim.SGD))
+        return eager(torch.optim.SGD)(groups, lr=lr, momentum=config.momentum, **_fastest(torch.optim.SGD))
     if config.optimizer == "LAMB":
         return LAMB(groups, lr=lr, betas=betas, eps=eps, bias_correction=config.bias_correction)
     if config.optimizer == "Lion":
@@ -103,7 +104,7 @@ def build_optimizer(config: Config, parameters: Mapping[str, nn.Parameter]) -> O
     if config.optimizer == "Muon":
         return Muon(groups, lr=lr, momentum=config.momentum, betas=betas, eps=eps)
     kind = torch.optim.Adam if config.optimizer == "Adam" else torch.optim.AdamW
-    return kind(groups, lr=lr, betas=betas, eps=eps, **_fastest(kind))
+    return eager(kind)(groups, lr=lr, betas=betas, eps=eps, **_fastest(kind))
 
 
 def _fastest(kind: Type[Optimizer]) -> Dict[str, bool]:

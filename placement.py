@@ -7,7 +7,6 @@ the maths.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from errors import SharedError, UserError, counted
@@ -185,6 +184,8 @@ def resolve_runtime(runtime: str, gpus: int, world: Optional[int]) -> str:
 def check_can_run(placement: Placement) -> None:
     """Raises UserError where this torch is too old for the runtime. A plan can be looked at all the same."""
     if placement.runtime == "pipeline" and not has_pipelining():
+        from importlib.metadata import version
+
         raise UserError(
             f"runtime = pipeline needs torch 2.5 or later, but this is torch {version('torch')}.\n"
             "       Use --runtime single: the same numbers, from one process."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.by_core import predict_by_core
 from models.vit import VisionTransformer
 from weights.card import ModelCard
 
@@ -12,7 +13,7 @@ from weights.card import ModelCard
 @torch.inference_mode()
 def probabilities(model: VisionTransformer, card: ModelCard, views: Tensor) -> Tensor:
     """uint8 [B, C, H, W] to float32 [B, K] on the CPU: see `as_probabilities`."""
-    return as_probabilities(card, model(views.to(next(model.parameters()).device))).cpu()
+    return as_probabilities(card, predict_by_core(model, views.to(next(model.parameters()).device))).cpu()
 
 
 def as_probabilities(card: ModelCard, logits: Tensor) -> Tensor:

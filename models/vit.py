@@ -343,6 +343,9 @@ def build_model(arch: Architecture, seed: int, stage: Optional[Stage] = None) ->
     """A model, or one stage of it, with initial weights that depend on the seed and on nothing else."""
     with torch.device("meta"):
         model = VisionTransformer(arch, stage)
-    model.to_empty(device="cpu")
+    for module in model.modules():  # not `to_empty`, for which torch imports sympy: half a second and more
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+            module.register_parameter(name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
     initialize(model, arch, seed)
     return model

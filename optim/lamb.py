@@ -7,8 +7,10 @@ from typing import Any, Iterable, Tuple
 import torch
 from torch import Tensor
 
+from optim.eager import EagerOptimizer
 
-class LAMB(torch.optim.Optimizer):
+
+class LAMB(EagerOptimizer):
     """`w -= lr * trust * (m_hat / (sqrt(v_hat) + eps) + weight_decay * w)`, trust = min(|w|, max_weight_norm) / |update|.
 
     The trust ratio is 1 where either norm is 0, as in PopTorch; so max_weight_norm 0 switches it off for a group.

@@ -6,8 +6,10 @@ from typing import Any, Iterable, Tuple
 
 import torch
 
+from optim.eager import EagerOptimizer
 
-class Lion(torch.optim.Optimizer):
+
+class Lion(EagerOptimizer):
     """`w -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * w)`, then `m = beta2 * m + (1 - beta2) * g`.
 
     Every weight moves by lr: a learning rate three to ten times smaller than AdamW's suits it, with as much more decay.

@@ -11,6 +11,8 @@ from typing import Any, Iterable, List, Tuple
 import torch
 from torch import Tensor
 
+from optim.eager import EagerOptimizer
+
 # Coefficients of the quintic Newton-Schulz iteration, chosen by the authors for speed rather than convergence to 1.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
@@ -29,7 +31,7 @@ def orthogonalized(matrices: Tensor) -> Tensor:
     return (x.transpose(1, 2) if tall else x).to(matrices.dtype)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(EagerOptimizer):
     """`v = momentum * v + g`, `w -= lr * (0.2 * sqrt(max(side)) * orthogonalized(g + momentum * v) + weight_decay * w)`.
 
     For groups with `num_matrices` P > 0, whose weights are P matrices one above the other (3 for query, key and value); groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from batch import DataShare, HostBatch
 from models.architecture import architecture_of
+from models.by_core import predict_by_core
 from models.freezing import freeze
 from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import build_model
@@ -128,8 +130,13 @@ class SingleRuntime:
     def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:
         assert images is not None
         self.model.eval()
-        with self.precision.forward(self.device):
-            return self.model(images.to(self.device, non_blocking=True)).cpu()
+        images = images.to(self.device, non_blocking=True)
+        context = partial(self.precision.forward, self.device)
+        # Compiled blocks, and what stands in for autocast to fp16, are the process's: threads would disturb each other.
+        if self.device.type == "cpu" and self.config.compile != "on" and self.precision.compute != torch.float16:
+            return predict_by_core(self.model, images, context)
+        with context():
+            return self.model(images).cpu()
 
     def averaged(self) -> ContextManager[None]:
         return self.update.averaged()
