@@ -7,7 +7,7 @@ from typing import Any, ContextManager, Dict, List, Mapping, NamedTuple, Optiona
 
 from torch import Tensor
 
-from batch import DataShare, HostBatch
+from batch import DataShare, HostBatch, HostBatches
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class Runtime(Protocol):
 
         `evaluates`: `predict` will be called, too; `multi_label`: images may have several labels.
         """
+        ...
+
+    def feed(self, batches: HostBatches) -> HostBatches:
+        """The batches, in order, as `train_step` is to have them; some runtimes read ahead of the steps, in another thread."""
         ...
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from typing import TYPE_CHECKING, Tuple
 
 import torch
@@ -55,14 +56,26 @@ def peak_memory(device: torch.device) -> Tuple[int, str]:
     return machine.peak_resident_bytes(), "resident memory of the process"
 
 
-def compile_blocks(model: VisionTransformer, config: Config, device: torch.device) -> None:
-    """Compiles every encoder block in place. Blocks that are alike share their code; each rate of stochastic depth needs its own.
+def multiply_as_on_cpus(device: torch.device) -> None:
+    """Lets a GPU multiply float32 as float32 (not as TF32, 10 bits), and add the products of 16-bit numbers up in float32.
 
+    Of split sums cuBLAS may else keep the parts in 16 bits.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def compile_blocks(model: VisionTransformer, config: Config, device: torch.device) -> bool:
+    """Compiles the embedding and every encoder block in place, where the config says so; tells whether it does.
+
+    Blocks that are alike share their code; each rate of stochastic depth needs its own.
     `compile: auto` does so on GPUs only: on the CPUs measured, compiled blocks were no faster than the library's kernels.
     """
     wanted = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
     if not wanted or not hasattr(torch.nn.Module, "compile"):  # Module.compile is there from torch 2.2 on
-        return
+        return False
     if model.arch.is_random:
         import torch._inductor.config as inductor
 
@@ -72,5 +85,9 @@ def compile_blocks(model: VisionTransformer, config: Config, device: torch.devic
     # Training and evaluation, each with and without gradients: past its limit torch would leave the later blocks as they are.
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     setattr(dynamo, limit, max(getattr(dynamo, limit), 4 * len(model.blocks)))
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # not used on purpose
     for block in model.blocks.values():
         block.compile(dynamic=False)
+    # Bytes to normalised patches in 16 bits in one pass over the images.
+    model.embed = torch.compile(model.embed, dynamic=False)  # type: ignore[method-assign]
+    return True

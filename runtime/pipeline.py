@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from batch import DataShare, HostBatch
+from batch import DataShare, HostBatch, HostBatches
 from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
 from models.freezing import freeze, is_trained
@@ -224,6 +224,9 @@ class PipelineRuntime:
 
     def prepare(self, evaluates: bool, multi_label: bool = False) -> list[str]:
         return []
+
+    def feed(self, batches: HostBatches) -> HostBatches:
+        return batches
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         config = self.config

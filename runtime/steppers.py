@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from optim.accumulation import AutogradAccumulator, Fold, GradientAccumulator
 from optim.combined import CombinedSGD
 from optim.plain import PlainOptimizer
 from optim.rounded import FIRST_ORDER, SECOND_ORDER, RoundedOptimizer
+from optim.stepper import Stepper
 from optim.stochastic_rounding import Rounding
 from optimization import build_optimizer, learning_rate_scale, weight_decay_of
 from runtime.peers import Peers
@@ -20,8 +21,6 @@ from runtime.precision import Precision
 
 if TYPE_CHECKING:
     from config import Config
-
-Stepper = Union[PlainOptimizer, RoundedOptimizer, CombinedSGD]
 
 
 @dataclass(frozen=True)
