@@ -25,6 +25,14 @@ def pick_device(config: Config, local_rank: int = 0) -> torch.device:
     return device
 
 
+def wire_of(config: Config, device: torch.device) -> torch.device:
+    """Where what processes send each other lies: on their device, or in host memory where they share GPUs.
+
+    NCCL takes one process a GPU, and gloo sends nothing from GPU to GPU.
+    """
+    return torch.device("cpu") if device.type == "cuda" and config.share_gpus else device
+
+
 def set_threads(config: Config, default: int) -> None:
     """CPU threads of this process: the config's number, or `default`, or fewer where OMP_NUM_THREADS says so."""
     wished = os.environ.get("OMP_NUM_THREADS", "")
