@@ -79,9 +79,11 @@ def compile_blocks(model: VisionTransformer, config: Config, device: torch.devic
     """Compiles the embedding and every encoder block in place, where the config says so; tells whether it does.
 
     Blocks that are alike share their code; each rate of stochastic depth needs its own.
-    `compile: auto` does so on GPUs only: on the CPUs measured, compiled blocks were no faster than the library's kernels.
+    `compile: auto` does so on GPUs only: on the CPUs measured, compiled blocks were no faster than the library's kernels. And not
+    with automatic loss scaling, whose hooks on gradients within the blocks would break them up.
     """
-    wanted = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    pays = device.type == "cuda" and not config.auto_loss_scaling
+    wanted = config.compile == "on" or (config.compile == "auto" and pays)
     if not wanted or not hasattr(torch.nn.Module, "compile"):  # Module.compile is there from torch 2.2 on
         return False
     if model.arch.is_random:
