@@ -8,6 +8,7 @@ are a function of a key, so that a run repeats exactly.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Callable, Tuple, Union
 
@@ -52,7 +53,12 @@ class Rounding:
 
 def has_kernels(device: torch.device) -> bool:
     """Whether kernels do it in one pass over memory: on NVIDIA GPUs, where Triton is installed (with torch for CUDA it is)."""
-    return device.type == "cuda" and find_spec("triton") is not None
+    return device.type == "cuda" and _has_triton()
+
+
+@lru_cache(maxsize=None)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 @torch.no_grad()
