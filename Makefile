@@ -24,7 +24,7 @@ PIP := $(RUN) -m pip install -qq --disable-pip-version-check --no-input $(PIP_AR
 SDK_RUN := $(SDK_VENV)/bin/python
 SDK_PIP := $(SDK_RUN) -m pip install -qq --disable-pip-version-check --no-input $(PIP_ARGS)
 
-.PHONY: help train test test-fast test-sdk check format setup setup-dev clean
+.PHONY: help train test test-fast test-gpu test-sdk check format setup setup-dev clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1:/p' $(MAKEFILE_LIST) | awk -F: '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -37,6 +37,9 @@ test: setup-dev ## run all tests
 
 test-fast: setup-dev ## run the tests that take less than a minute together
 	@$(RUN) -m pytest -q --durations=5 -m "not slow" $(ARGS)
+
+test-gpu: setup-dev ## run the tests that need a GPU, on a machine that has one
+	@$(RUN) -m pytest -q -rs --durations=10 -m gpu $(ARGS)
 
 test-sdk: $(SDK_VENV)/.ready ## run the tests with Python 3.8 and torch 2.0.1, which PopTorch needs, in .venv-sdk
 	@$(SDK_RUN) -m pytest -q -rs -n auto --maxprocesses 4 --dist worksteal --durations=10 $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Generator, Optional, Tuple
 
 from torch import Tensor
 
@@ -37,6 +37,9 @@ class HostBatch:
     mix: Optional[Tensor] = None  # float32 [S, 1] or [S, 5]
     label_weights: Optional[Tensor] = None  # float32 [S]
     num_replaced: int = 0  # images of this share that could not be read, for which others stand
+
+
+HostBatches = Generator[HostBatch, None, None]  # which can be closed before its end
 
 
 @dataclass(frozen=True)

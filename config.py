@@ -473,6 +473,12 @@ class Config(BaseModel):
         "1f1b", PLACES, "order of micro-batches", when=lambda c, r: r == "pipeline"
     )
     num_processes: int = key(0, PLACES, "local processes; 0: as planned", when=lambda c, r: r == "pipeline", ge=0)
+    share_gpus: bool = key(
+        False,
+        PLACES,
+        "let several processes of a host share a GPU: to try a plan that wants more than there are, not for speed",
+        when=lambda c, r: r == "pipeline" and c.device != "cpu",
+    )
     threads_per_process: int = key(0, PLACES, "CPU threads; 0: one in a pipeline, all on a single device", ge=0)
 
     recompute_checkpoint_every_layer: bool = key(

@@ -110,13 +110,14 @@ def place(config: Config) -> Placement:
         if world is not None and world > 1:
             raise UserError(f"runtime = single is one process, but {world} were started. Use --runtime pipeline.")
         return place_single(config)
-    placement = place_pipeline(config, world or config.num_processes or None, gpus, num_cores())
+    limit = 0 if config.share_gpus else gpus
+    placement = place_pipeline(config, world or config.num_processes or None, limit, num_cores())
     here = local_world_size() or placement.num_processes
     _check_hosts(placement.pipeline_size, rank() - local_rank(), here)
-    if 0 < gpus < here:
+    if 0 < limit < here:
         raise UserError(
             f"{here} processes on a machine with {counted(gpus, 'GPU')}: each needs one of its own.\n"
-            f"       Start {gpus} or fewer, or use --device cpu."
+            f"       Start {gpus} or fewer, use --device cpu, or let them share with --share-gpus true, which is slow."
         )
     return place_single(config) if config.runtime == "auto" and placement.num_processes == 1 else placement
 

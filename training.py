@@ -9,14 +9,14 @@ import itertools
 import math
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Iterator, List, Optional, Tuple
 
 import torch
 
-from batch import HostBatch
+from batch import HostBatch, HostBatches
 from checkpoint import files_of, restore_weights
 from dataset.bad_images import FILE_NAME
 from errors import UserError
@@ -136,13 +136,13 @@ def _fit(run: Run) -> int:
     watch = Stopwatch()
     code = 0
     traced = min(WARM_UP_STEPS, run.num_steps - progress.step - 1)  # the steps before the one that is measured
-    with StopSignal() as stop:
+    with StopSignal() as stop, closing(run.runtime.feed(_host_batches(run))) as batches:
         _prepare(run)
         if progress.step and progress.validated_step != progress.step:
             _save_if_due(
                 run, _validate_if_due(run, last=False), last=False
             )  # a signal came between step and validation
-        for batch, wait in _timed(_host_batches(run)):
+        for batch, wait in _timed(batches):
             is_traced = watch.steps == traced
             if is_traced:
                 run.observer.trace_next_step()
@@ -178,14 +178,14 @@ def _prepare(run: Run) -> None:
         run.note(*run.runtime.prepare(evaluates, run.train.multi_label))
 
 
-def _host_batches(run: Run) -> Iterator[HostBatch]:
-    """The host batches from where the run is to its end, across epochs."""
-    while run.progress.step < run.num_steps and not _no_longer_improves(run):
-        epoch, start = divmod(run.progress.position, run.train.steps_per_epoch)
-        for batch in run.train.epoch(epoch, start):
+def _host_batches(run: Run) -> HostBatches:
+    """The host batches from where the run is to its end, across epochs. They may be read ahead of the steps."""
+    position, left = run.progress.position, run.num_steps - run.progress.step
+    while left > 0 and not _no_longer_improves(run):
+        epoch, start = divmod(position, run.train.steps_per_epoch)
+        for batch in itertools.islice(run.train.epoch(epoch, start), left):
             yield batch
-            if run.progress.step >= run.num_steps:
-                return
+            position, left = position + 1, left - 1
 
 
 def _timed(batches: Iterator[HostBatch]) -> Iterator[Tuple[HostBatch, float]]:

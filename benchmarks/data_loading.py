@@ -1,6 +1,7 @@
 """Images a second and core from JPEG files to training batches, beside torchvision's and timm's loaders.
 
     python benchmarks/data_loading.py [--images 256] [--rounds 7] [--json FILE]
+    python benchmarks/data_loading.py --workers 16 --images 8192 [--gpu-rate 9000]     # all cores, by the clock, ours alone
 
 Everyone reads the same files, cuts RandomResizedCrop(224) with bilinear antialiased resizing, mirrors half and makes batches of
 64, each in a process of its own with one thread. Measured in CPU seconds, so that what else the machine does counts little.
@@ -44,6 +45,8 @@ Turn = Callable[[], None]  # goes through all images once
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
+    if options.workers:
+        return all_cores(options)
     with tempfile.TemporaryDirectory() as folder:
         mean_bytes = write_photos(Path(folder) / "train", options.images, tuple(options.size))
         makers = {
@@ -100,16 +103,40 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--size", type=int, nargs=2, default=(500, 375), help="of the files, width and height (default: 500 375)")
     add("--rounds", type=int, default=7, help="measurements of each (default: 7)")
     add("--scale", type=float, nargs=2, default=(0.08, 1.0), help="of RandomResizedCrop (default: 0.08 1)")
+    add("--workers", type=int, default=0, help="measure ours alone, by the clock, with so many loader processes")
+    add("--gpu-rate", type=float, default=9000.0, help="images/s that the GPU trains on, beside it (default: 9000)")
     add("--json", default="", metavar="FILE", help="write the figures there too")
     return parser.parse_args(argv)
 
 
+def all_cores(options: argparse.Namespace) -> int:
+    """Images a second by the clock from loader processes to host batches, and the share of a GPU that they can feed."""
+    with tempfile.TemporaryDirectory() as folder:
+        mean_bytes = write_photos(Path(folder) / "train", options.images, tuple(options.size))
+        turn, rates = ours(folder, options, normalised=False), []
+        turn()  # warm-up: processes start, files come into the page cache
+        for _ in range(options.rounds):
+            begun = time.perf_counter()
+            turn()
+            rates.append(options.images / (time.perf_counter() - begun))
+    width, height = options.size
+    print(
+        f"{cpu_name()}; {options.images} JPEG files of {width} x {height} pixels, {mean_bytes / 1000:.0f} kB each; "
+        f"{min(options.workers, machine.num_cores())} loader processes on {machine.num_cores()} cores; {options.rounds} rounds"
+    )
+    share = f"{spread(rates)['median'] / options.gpu_rate:.0%}"
+    columns = ["", "images/s", "min", "max", f"of a GPU's {options.gpu_rate:.0f} images/s"]
+    print(table(columns, [[OURS, *shown(rates, lambda rate: f"{rate:.0f}"), share]]))
+    write_json(options.json, {"cpu": cpu_name(), "mean_bytes": mean_bytes, "images_per_second": {OURS: rates}})
+    return 0
+
+
 def ours(folder: str, options: argparse.Namespace, normalised: bool) -> Turn:
-    """This project's loader, without loader processes. Pixels leave it as bytes: the device makes floats of them."""
+    """This project's loader, by itself without loader processes. Pixels leave it as bytes: the device makes floats of them."""
     flags = {
         "config-file": ROOT / "configs.yaml", "config": "generated_s16", "dataset": "folder", "dataset-path": folder,
         "num-labels": 2, "micro-batch-size": BATCH, "horizontal-flip": "true", "gradient-accumulation": 1,
-        "dataloader-workers": 0,
+        "dataloader-workers": options.workers, "prefetch-batches": 8,
     }  # fmt: skip
     arguments = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     config = load_config("pretrain", [*arguments, "--train-crop-scale", *map(str, options.scale)])

@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping
+from typing import Dict, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
 
 from optim.plain import split_state
+from optim.stepper import Number, Stepper
 from optim.stochastic_rounding import Rounding
 
 
-class CombinedSGD:
+class CombinedSGD(Stepper):
     """Folds gradients (see `accumulation.GradientCatcher`) into the velocity, and steps the weights by it.
 
     The velocity is kept times the loss scale, so that 16 bits hold it. `gradient_factor` is what a micro-batch's scaled
@@ -61,8 +62,11 @@ class CombinedSGD:
         self._counts = {}
         return dict(self._velocity)
 
-    def step(self, gradients: Dict[str, Tensor], factor: float, learning_rate: float) -> None:
+    def step(
+        self, gradients: Dict[str, Tensor], factor: Number, learning_rate: float, is_skipped: Optional[Tensor] = None
+    ) -> None:
         """One update from the velocities, which `gradients` holds. `factor` is 1 over the loss scale."""
+        assert isinstance(factor, float) and is_skipped is None, "see `can_skip`"
         for name, velocity in gradients.items():
             weight = self._parameters[name].data
             wide = weight.float().sub_(velocity, alpha=learning_rate * self._lr_scale[name] * factor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Dict, Iterator, Mapping
+from typing import Dict, Iterator, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,15 @@ class WeightAverage:
         self._averages = {name: value.detach().float().clone() for name, value in trained.items()}
 
     @torch.no_grad()
-    def update(self, weight_update: int) -> None:
-        """Takes the weights in, after weight update number `weight_update` (from 0)."""
+    def update(self, weight_update: int, is_skipped: Optional[Tensor] = None) -> None:
+        """Takes the weights in, after weight update number `weight_update` (from 0).
+
+        Not where `is_skipped`, a float on the device, is there and 1.
+        """
         decay = min(self._decay, (1 + weight_update) / (10 + weight_update))
+        share = 1.0 - decay if is_skipped is None else (1.0 - decay) * (1.0 - is_skipped)
         for name, average in self._averages.items():  # one by one: 16-bit weights are widened for it
-            average.lerp_(self._parameters[name].detach().float(), 1.0 - decay)
+            average.lerp_(self._parameters[name].detach().float(), share)
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping
+from typing import Dict, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from optim.stepper import Number, Stepper
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
@@ -15,25 +17,49 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         group["lr"] = learning_rate * group["lr_scale"]
 
 
-class PlainOptimizer:
+class PlainOptimizer(Stepper):
     """Steps all weights at once, in place, by torch's fused or foreach kernels."""
 
     def __init__(self, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
         self.optimizer, self._parameters = optimizer, parameters
+        self.can_skip = all(group.get("fused") for group in optimizer.param_groups)
+        self._begins = False  # whether the last step was the first
 
-    def step(self, gradients: Dict[str, Tensor], factor: float, learning_rate: float) -> None:
-        """One update from `factor` times the gradients, by parameter name; these are used up."""
-        if factor != 1.0 and gradients:
-            torch._foreach_mul_(list(gradients.values()), factor)
+    def step(
+        self, gradients: Dict[str, Tensor], factor: Number, learning_rate: float, is_skipped: Optional[Tensor] = None
+    ) -> None:
+        if is_skipped is None:
+            self._multiply(gradients, factor)
+        else:
+            self._tell_the_kernels(factor, is_skipped)
         for name, parameter in self._parameters.items():
             parameter.grad = gradients.pop(name, None)
         set_learning_rate(self.optimizer, learning_rate)
+        self._begins = not any(self.optimizer.state.values())
         self.optimizer.step()
         for parameter in self._parameters.values():
             parameter.grad = None
 
+    def was_skipped(self) -> None:
+        # Of momentum that the first step was to begin with, torch has made the memory and nothing more.
+        if self._begins:
+            self.optimizer.state.clear()
+
+    @staticmethod
+    def _multiply(gradients: Dict[str, Tensor], factor: Number) -> None:
+        if (isinstance(factor, Tensor) or factor != 1.0) and gradients:
+            torch._foreach_mul_(list(gradients.values()), factor)
+
+    def _tell_the_kernels(self, factor: Number, is_skipped: Tensor) -> None:
+        """Hands over what the gradients are to be divided by, and whether to leave the update out, as torch's GradScaler does."""
+        divisor = None
+        if isinstance(factor, Tensor):
+            divisor = factor.reciprocal().float()
+        elif factor != 1.0:
+            divisor = torch.full_like(is_skipped, 1.0 / factor)
+        self.optimizer.grad_scale, self.optimizer.found_inf = divisor, is_skipped  # type: ignore[attr-defined]
+
     def state(self) -> Dict[str, Tensor]:
-        """`<parameter name>.<state name>` -> tensor; empty before the first update."""
         return {
             f"{name}.{key}": value
             for name, parameter in self._parameters.items()
@@ -42,7 +68,6 @@ class PlainOptimizer:
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Puts back a state, for those of its parameters that are here."""
         by_parameter = split_state(state)
         for name, parameter in self._parameters.items():
             self.optimizer.state[parameter] = {

@@ -6,20 +6,21 @@ and written back rounded. So every optimiser has one formulation, and no float32
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterator, List, Mapping
+from typing import Callable, Dict, Iterator, List, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from optim.plain import on_its_device, set_learning_rate, split_state
+from optim.stepper import Number, Stepper
 from optim.stochastic_rounding import Rounding
 
 BUCKET = 2**20  # weights that are widened at once
 FIRST_ORDER, SECOND_ORDER = ("momentum_buffer", "exp_avg"), ("exp_avg_sq",)  # torch's names of states
 
 
-class RoundedOptimizer:
+class RoundedOptimizer(Stepper):
     """Steps `parameters` (of any float type) by the optimiser that `build` makes for float32 stand-ins of them."""
 
     def __init__(
@@ -36,8 +37,10 @@ class RoundedOptimizer:
         self._buckets = list(in_groups(parameters, BUCKET))
 
     @torch.no_grad()
-    def step(self, gradients: Dict[str, Tensor], factor: float, learning_rate: float) -> None:
-        """One update from `factor` times the gradients, by parameter name; these are used up."""
+    def step(
+        self, gradients: Dict[str, Tensor], factor: Number, learning_rate: float, is_skipped: Optional[Tensor] = None
+    ) -> None:
+        assert isinstance(factor, float) and is_skipped is None, "see `can_skip`"
         set_learning_rate(self.optimizer, learning_rate)
         for names in self._buckets:
             for name in names:

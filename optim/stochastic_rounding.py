@@ -8,18 +8,27 @@ are a function of a key, so that a run repeats exactly.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from importlib.util import find_spec
 from typing import Callable, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from optim.hashed_bits import hashed_bits
 from seeding import derive_seed
 
 # What 16 bits leave out of float32's 23 bits of mantissa.
 _DROPPED_BITS = {torch.float16: 13, torch.bfloat16: 16}
+# int32 [count], each of the numbers below 2^bits equally likely; `bits` is 16 at most. A call goes on where the last one ended.
+Draw = Callable[[int, int], Tensor]
+Key = Tuple[Union[int, str], ...]
 _SMALLEST_NORMAL = 2.0**-14  # of fp16
-_CHUNK = 2**17  # elements rounded at once: what is needed beside them stays in the cache
+_CHUNK = {
+    "cpu": 2**17,
+    "cuda": 2**24,
+}  # elements rounded at once: on a CPU, what is needed beside them stays in the cache
 
 
 class Rounding:
@@ -30,28 +39,48 @@ class Rounding:
         self.seed = seed
         self.update = 0  # number of the weight update
 
+    def key_of(self, *name: Union[int, str]) -> Key:
+        """What the random bits of `name` are drawn from in this weight update."""
+        return (self.seed, "rounding", self.update, *name)
+
     def write(self, target: Tensor, values: Tensor, *name: Union[int, str]) -> None:
         """Copies float32 `values` into `target` of any type, rounded where it has 16 bits. `name` is what is written."""
         if self.stochastic and target.dtype in _DROPPED_BITS:
-            round_stochastically(target, values, (self.seed, "rounding", self.update, *name))
+            round_stochastically(target, values, self.key_of(*name))
         else:
             target.copy_(values)
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Whether kernels do it in one pass over memory: on NVIDIA GPUs, where Triton is installed (with torch for CUDA it is)."""
+    return device.type == "cuda" and _has_triton()
+
+
+@lru_cache(maxsize=None)
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
 @torch.no_grad()
-def round_stochastically(target: Tensor, values: Tensor, key: Tuple[Union[int, str], ...]) -> None:
+def round_stochastically(target: Tensor, values: Tensor, key: Key) -> None:
     """Writes float32 `values` into `target` (fp16 or bf16, the same shape, contiguous) with random bits drawn by `key`.
 
     Each value becomes one of its two neighbours, the nearer one with the larger probability; values that 16 bits can hold,
     infinities and NaNs stay what they are (of -0.0 fp16 makes 0.0). Exact to 2^-13 of the distance of the neighbours for fp16
     and 2^-16 for bf16.
     """
+    if has_kernels(values.device):
+        from optim.triton_kernels import round_by_kernel
+
+        round_by_kernel(target, values.contiguous(), derive_seed(*key))
+        return
     draw = _drawer(derive_seed(*key), values.device)
-    for into, part in zip(target.view(-1).split(_CHUNK), values.reshape(-1).split(_CHUNK)):
+    chunk = _CHUNK[values.device.type]
+    for into, part in zip(target.view(-1).split(chunk), values.reshape(-1).split(chunk)):
         into.copy_(_rounded(part, target.dtype, draw))
 
 
-def _rounded(values: Tensor, dtype: torch.dtype, draw: Callable[[int], Tensor]) -> Tensor:
+def _rounded(values: Tensor, dtype: torch.dtype, draw: Draw) -> Tensor:
     """float32 [n] whose dropped bits are 0, to be cast without further rounding."""
     dropped = _DROPPED_BITS[dtype]
     if dtype == torch.float16:
@@ -62,7 +91,7 @@ def _rounded(values: Tensor, dtype: torch.dtype, draw: Callable[[int], Tensor]) 
         shift, shifted = None, values.clone()
     bits = shifted.view(torch.int32)
     # Sign and magnitude: adding below the cut and then cutting rounds the magnitude up with the right probability.
-    bits.add_(_random_bits(values.numel(), dropped, draw)).bitwise_and_(-(1 << dropped))
+    bits.add_(draw(values.numel(), dropped)).bitwise_and_(-(1 << dropped))
     rounded = shifted if shift is None else shifted.sub_(shift)
     return rounded.masked_fill_(values.isnan(), math.nan) if _may_hold_nans(values) else rounded
 
@@ -74,18 +103,29 @@ def _may_hold_nans(values: Tensor) -> bool:
     return values.is_cuda or not math.isfinite(values.sum())
 
 
-def _drawer(seed: int, device: torch.device) -> Callable[[int], Tensor]:
-    """A function that draws int64 [n] of 64 random bits each."""
-    if device.type == "cpu":  # numpy's generator takes a fifth of the time of torch's here
-        source = np.random.SFC64(seed)
-        return lambda count: torch.from_numpy(source.random_raw(count).view(np.int64))
-    generator = torch.Generator(device=device).manual_seed(seed)
-    return lambda count: torch.empty(count, dtype=torch.int64, device=device).random_(
-        -(2**63), None, generator=generator
-    )
+def _drawer(seed: int, device: torch.device) -> Draw:
+    if device.type == "cpu":  # numpy's generator takes a fifth of the time of torch's here, and of a hash's
+        return _words_drawer(seed)
+    return hash_drawer(seed, device)
 
 
-def _random_bits(count: int, bits: int, draw: Callable[[int], Tensor]) -> Tensor:
-    """int32 [count], each of the numbers below 2^bits equally likely; `bits` is 16 at most."""
-    words = draw(count // 4 + 1)  # four numbers of 16 bits from each
-    return words.view(torch.int16)[:count].to(torch.int32).bitwise_and_((1 << bits) - 1)
+def _words_drawer(seed: int) -> Draw:
+    source = np.random.SFC64(seed)
+
+    def draw(count: int, bits: int) -> Tensor:
+        words = torch.from_numpy(source.random_raw(count // 4 + 1).view(np.int64))  # four numbers of 16 bits from each
+        return words.view(torch.int16)[:count].to(torch.int32).bitwise_and_((1 << bits) - 1)
+
+    return draw
+
+
+def hash_drawer(seed: int, device: torch.device) -> Draw:
+    """What GPUs draw, with kernels or without: the same numbers on any device."""
+    begin = 0
+
+    def draw(count: int, bits: int) -> Tensor:
+        nonlocal begin
+        begin += count
+        return hashed_bits(seed, begin - count, count, device).bitwise_and_((1 << bits) - 1).to(torch.int32)
+
+    return draw

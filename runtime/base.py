@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ContextManager, Dict, List, Mapping, Name
 
 from torch import Tensor
 
-from batch import DataShare, HostBatch
+from batch import DataShare, HostBatch, HostBatches
 
 if TYPE_CHECKING:
     from config import Config
@@ -76,6 +76,10 @@ class Runtime(Protocol):
 
         `evaluates`: `predict` will be called, too; `multi_label`: images may have several labels.
         """
+        ...
+
+    def feed(self, batches: HostBatches) -> HostBatches:
+        """The batches, in order, as `train_step` is to have them; some runtimes read ahead of the steps, in another thread."""
         ...
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from typing import TYPE_CHECKING, Iterable, List, Tuple
 
 import torch
@@ -24,6 +25,14 @@ def pick_device(config: Config, local_rank: int = 0) -> torch.device:
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def wire_of(config: Config, device: torch.device) -> torch.device:
+    """Where what processes send each other lies: on their device, or in host memory where they share GPUs.
+
+    NCCL takes one process a GPU, and gloo sends nothing from GPU to GPU.
+    """
+    return torch.device("cpu") if device.type == "cuda" and config.share_gpus else device
 
 
 def set_threads(config: Config, default: int) -> None:
@@ -57,14 +66,28 @@ def peak_memory(device: torch.device) -> Tuple[int, str]:
     return machine.peak_resident_bytes(), "resident memory of the process"
 
 
-def compile_blocks(model: VisionTransformer, config: Config, device: torch.device) -> None:
-    """Compiles every encoder block in place. Blocks that are alike share their code; each rate of stochastic depth needs its own.
+def multiply_as_on_cpus(device: torch.device) -> None:
+    """Lets a GPU multiply float32 as float32 (not as TF32, 10 bits), and add the products of 16-bit numbers up in float32.
 
-    `compile: auto` does so on GPUs only: on the CPUs measured, our own kernels were faster, and at once.
+    Of split sums cuBLAS may else keep the parts in 16 bits.
     """
-    wanted = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
+def compile_blocks(model: VisionTransformer, config: Config, device: torch.device) -> bool:
+    """Compiles the embedding and every encoder block in place, where the config says so; tells whether it does.
+
+    Blocks that are alike share their code; each rate of stochastic depth needs its own.
+    `compile: auto` does so on GPUs only: on the CPUs measured, our own kernels were faster, and at once. And not
+    with automatic loss scaling, whose hooks on gradients within the blocks would break them up.
+    """
+    pays = device.type == "cuda" and not config.auto_loss_scaling
+    wanted = config.compile == "on" or (config.compile == "auto" and pays)
     if not wanted or not hasattr(torch.nn.Module, "compile"):  # Module.compile is there from torch 2.2 on
-        return
+        return False
     if model.arch.is_random:
         import torch._inductor.config as inductor
 
@@ -74,8 +97,12 @@ def compile_blocks(model: VisionTransformer, config: Config, device: torch.devic
     # Training and evaluation, each with and without gradients: past its limit torch would leave the later blocks as they are.
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     setattr(dynamo, limit, max(getattr(dynamo, limit), 4 * len(model.blocks)))
+    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # not used on purpose
     for block in model.blocks.values():
         block.compile(dynamic=False)
+    # Bytes to normalised patches in 16 bits in one pass over the images.
+    model.embed = torch.compile(model.embed, dynamic=False)  # type: ignore[method-assign]
+    return True
 
 
 def use_native_kernels(models: Iterable[VisionTransformer], config: Config, device: torch.device) -> List[str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import machine
-from batch import DataShare, HostBatch
+from batch import DataShare, HostBatch, HostBatches
 from errors import UserError
 from ipu_options import LOSS_SCALE, evaluation_options, poprun, training_options
 from ipu_plan import eval_device_iterations, plan_notes
@@ -189,6 +189,9 @@ class IpuRuntime:
             self._trainer.copyWeightsToHost()
 
     # The protocol.
+
+    def feed(self, batches: HostBatches) -> HostBatches:
+        return batches
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         if self._trainer is None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 
-from batch import DataShare, HostBatch
+from batch import DataShare, HostBatch, HostBatches
 from machine import local_world_size, spans_hosts, world_size
 from models.architecture import Architecture, architecture_of
 from models.freezing import freeze, is_trained
@@ -24,10 +24,12 @@ from models.vit import build_model
 from runtime.base import StepResult, Trace
 from runtime.devices import (
     keep_freed_memory,
+    multiply_as_on_cpus,
     peak_memory,
     pick_device,
     set_threads,
     use_native_kernels,
+    wire_of,
     yield_the_core_rarely,
 )
 from runtime.handover import Boundary, Handover, open_handovers, slots_needed
@@ -52,25 +54,38 @@ TIMEOUT = datetime.timedelta(minutes=30)
 
 
 class PipelinePeers(Peers):
-    """The processes beside one of a pipeline. See `peers.Peers`."""
+    """The processes beside one of a pipeline. See `peers.Peers`. What they exchange travels by way of `wire`."""
 
-    def __init__(self, placement: Placement, rank: int, pipeline_group: Any, replica_group: Any) -> None:
+    def __init__(
+        self, placement: Placement, rank: int, pipeline_group: Any, replica_group: Any, wire: torch.device
+    ) -> None:
+        self._wire = wire
         self.replica_group, self.num_replica_groups = placement.replica_group(rank), placement.replica_groups
         self._placement, self._rank = placement, rank
         self._pipeline, self._replicas = pipeline_group, replica_group
 
     def sum_over_stages(self, value: Tensor) -> Tensor:
         if self._placement.pipeline_size > 1:
-            dist.all_reduce(value, group=self._pipeline)
+            self._sum(value, self._pipeline)
         return value
 
     def sum_over_replicas(self, value: Tensor) -> None:
         if self.num_replica_groups > 1:
-            dist.all_reduce(value, group=self._replicas)
+            self._sum(value, self._replicas)
+
+    def _sum(self, value: Tensor, group: Any) -> None:
+        """In place."""
+        sent = value.to(self._wire)
+        dist.all_reduce(sent, group=group)
+        if sent is not value:
+            value.copy_(sent)
 
     def share_over_replicas(self, value: Tensor, owner: int) -> None:
         size = self._placement.pipeline_size
-        dist.broadcast(value, src=owner * size + self._placement.pipeline_rank(self._rank), group=self._replicas)
+        sent = value.to(self._wire)
+        dist.broadcast(sent, src=owner * size + self._placement.pipeline_rank(self._rank), group=self._replicas)
+        if sent is not value:
+            value.copy_(sent)
 
     def gather(self, value: Any) -> list[Any]:
         return _gather(value)
@@ -85,6 +100,8 @@ class PipelineRuntime:
     def __init__(self, config: Config, placement: Placement, rank: int, local_rank: int) -> None:
         self.config, self.placement, self.rank = config, placement, rank
         self.device = pick_device(config, local_rank)
+        self._wire = wire_of(config, self.device)
+        multiply_as_on_cpus(self.device)
         set_threads(config, default=1)
         keep_freed_memory(self.device)
         yield_the_core_rarely(self.device)
@@ -101,7 +118,8 @@ class PipelineRuntime:
         self.micro_batches = (
             config.gradient_accumulation * placement.folded_replicas
         )  # that this process sees an update
-        notes = placement.folding(), _network_note(placement), *chosen, *precision_notes(config, self.device)
+        shared = _sharing_note(self.device, self._wire)
+        notes = placement.folding(), _network_note(placement), shared, *chosen, *precision_notes(config, self.device)
         self.notes = [note for note in notes if note]
         if config.enable_rts and placement.replication_factor > 1 == placement.replica_groups:
             self.notes.append("enable_rts: all replicas run on one group of processes, so there is no state to share")
@@ -126,7 +144,7 @@ class PipelineRuntime:
 
     def _connect(self) -> Peers:
         """Joins the world, and the two groups that this process is in: its replica's pipeline, its stage's replicas."""
-        backend = "nccl" if self.device.type == "cuda" else "gloo"
+        backend = "nccl" if self._wire.type == "cuda" else "gloo"
         # Without a launcher or workers beside it, a process is a world of its own.
         alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if world_size() is None else {}
         if spans_hosts():
@@ -138,20 +156,22 @@ class PipelineRuntime:
         self._pipeline_group = pipelines[self.placement.replica_group(self.rank)]
         stages = _groups([range(p, groups * size, size) for p in range(size)]) if groups > 1 else None
         replicas = stages[self.placement.pipeline_rank(self.rank)] if stages else None
-        return PipelinePeers(self.placement, self.rank, self._pipeline_group, replicas)
+        return PipelinePeers(self.placement, self.rank, self._pipeline_group, replicas, self._wire)
 
     def _build_stages(self, arch: Architecture) -> list[TrainingStage]:
         numbers = self._micro_batch_numbers()
-        self._modules = [StageModule(model, self.config, self.device, numbers) for model in self.models.values()]
+        self._modules = [
+            StageModule(model, self.config, self.device, self._wire, numbers) for model in self.models.values()
+        ]
         batch_size, mix = self.config.micro_batch_size, _mix_columns(self.config)
         examples = {
             # Gradients go back as far as something is trained, and no further.
             index: (
                 example_input(
-                    arch, model, batch_size, self.device, self.precision, mix, trains=index > self._first_trained
+                    arch, model, batch_size, self._wire, self.precision, mix, trains=index > self._first_trained
                 ),
                 example_output(
-                    arch, model, batch_size, self.device, self.precision, trains=index >= self._first_trained
+                    arch, model, batch_size, self._wire, self.precision, trains=index >= self._first_trained
                 ),
             )
             for index, model in self.models.items()
@@ -162,7 +182,7 @@ class PipelineRuntime:
                 module,
                 index,
                 self.num_parts,
-                self.device,
+                self._wire,
                 input_args=examples[index][0],
                 output_args=examples[index][1],
                 group=self._pipeline_group,
@@ -221,9 +241,9 @@ class PipelineRuntime:
                 module,
                 index,
                 self.num_parts,
-                self.device,
-                input_args=example_input(arch, self.models[index], micro_batch, self.device, self.precision),
-                output_args=example_output(arch, self.models[index], micro_batch, self.device, self.precision),
+                self._wire,
+                input_args=example_input(arch, self.models[index], micro_batch, self._wire, self.precision),
+                output_args=example_output(arch, self.models[index], micro_batch, self._wire, self.precision),
                 group=self._pipeline_group,
             )
             for index, module in zip(self.models, self._modules)
@@ -233,6 +253,7 @@ class PipelineRuntime:
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Called by the schedule, in the last stage, for each micro-batch."""
         smoothing, weights = self.config.label_smoothing, self._positive_weights
+        logits, targets = logits.to(self.device), targets.to(self.device)
         loss = classification_loss(logits, targets, self.config.loss, smoothing, weights)
         self._loss_and_correct += torch.stack([loss.detach(), count_correct(logits.detach(), targets)])
         scaled = loss * self.update.seed
@@ -241,6 +262,9 @@ class PipelineRuntime:
 
     def prepare(self, evaluates: bool, multi_label: bool = False) -> list[str]:
         return []
+
+    def feed(self, batches: HostBatches) -> HostBatches:
+        return batches
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         config = self.config
@@ -280,16 +304,16 @@ class PipelineRuntime:
         self._schedule.step(*arguments, target=targets, return_outputs=False)
 
     def _own_inputs(self, batch: HostBatch, rows: slice) -> tuple[list[Tensor], Tensor | None]:
-        """What the schedule needs of a host batch here, on the device: images (and how to mix them), packed targets."""
+        """What the schedule needs of a host batch here: images (and how to mix them), packed targets."""
         arguments, targets = [], None
         if batch.images is not None:
-            images = batch.images[rows].to(self.device, non_blocking=True)
+            images = batch.images[rows].to(self._wire, non_blocking=True)
             arguments.append(images)
             if batch.mix is not None:
-                arguments.append(batch.mix[rows].to(self.device, non_blocking=True))
+                arguments.append(batch.mix[rows].to(self._wire, non_blocking=True))
         if batch.targets is not None:
             weights = None if batch.label_weights is None else batch.label_weights[rows]
-            targets = pack_targets(batch.targets[rows], self.config.micro_batch_size, weights).to(self.device)
+            targets = pack_targets(batch.targets[rows], self.config.micro_batch_size, weights).to(self._wire)
         return arguments, targets
 
     def trace_next_step(self) -> None:
@@ -307,7 +331,7 @@ class PipelineRuntime:
     def predict(self, images: Tensor | None) -> Tensor | None:
         for module in self._modules:
             module.eval()
-        arguments = [] if images is None else [images.to(self.device, non_blocking=True)]
+        arguments = [] if images is None else [images.to(self._wire, non_blocking=True)]
         logits = self._eval_schedule.eval(*arguments)
         return None if logits is None else logits.cpu()
 
@@ -357,25 +381,25 @@ class PipelineRuntime:
         self.update.load_state(dict(state))
 
     def sum_totals(self, totals: Tensor) -> Tensor:
-        totals = totals.to(self.device)
+        totals = totals.to(self._wire)
         dist.all_reduce(totals)
         return totals.cpu()
 
     def from_first_stage(self, values: Tensor | None, size: int) -> Tensor:
-        tensor = (torch.empty(size, dtype=torch.int64) if values is None else values).to(self.device)
+        tensor = (torch.empty(size, dtype=torch.int64) if values is None else values).to(self._wire)
         if self.placement.pipeline_size > 1:
             first = self.placement.replica_group(self.rank) * self.placement.pipeline_size
             dist.broadcast(tensor, src=first, group=self._pipeline_group)
         return tensor.cpu()
 
     def maximum(self, value: int) -> int:
-        tensor = torch.tensor(value, device=self.device)
+        tensor = torch.tensor(value, device=self._wire)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return int(tensor)
 
     def from_main(self, value: Any) -> Any:
         holder = [value]
-        dist.broadcast_object_list(holder, src=0, device=self.device)
+        dist.broadcast_object_list(holder, src=0, device=self._wire)
         return holder[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -405,6 +429,14 @@ def _network_note(placement: Placement) -> str | None:
         return None
     stages = f"a replica's {placement.pipeline_size} stages lie on several hosts"
     return f"{stages} ({here} process{'es' * (here > 1)} here): what they exchange goes over the network"
+
+
+def _sharing_note(device: torch.device, wire: torch.device) -> str | None:
+    if device == wire:
+        return None
+    return (
+        f"processes share {torch.cuda.device_count()} GPUs: what they exchange goes through host memory (gloo), slowly"
+    )
 
 
 def _groups(members: list[range]) -> list[Any]:

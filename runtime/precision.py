@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ContextManager, List, Optional
 import torch
 
 from models.products import autocast, multiplies
+from optim.stochastic_rounding import has_kernels
 
 if TYPE_CHECKING:
     from config import Config
@@ -68,6 +69,8 @@ def precision_notes(config: Config, device: torch.device) -> List[str]:
     notes: List[Optional[str]] = [_slow_products(config.precision, precision, device)]
     if config.trains and precision.second_order == torch.float16 and config.optimizer in ("Adam", "AdamW", "LAMB"):
         notes.append("second_order_type fp16 cannot hold squares of gradients below 0.0002: fp32 is the safe choice")
+    if device.type == "cuda" and config.trains and config.stores_16_bits and not has_kernels(device):
+        notes.append("Triton is not installed: 16-bit weights are stepped and rounded in many passes, which is slower")
     return [note for note in notes if note]
 
 

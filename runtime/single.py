@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, ContextManager, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from batch import DataShare, HostBatch
+from batch import DataShare, HostBatch, HostBatches
 from models.architecture import architecture_of
 from models.by_core import predict_by_core
 from models.freezing import freeze
 from models.losses import classification_loss, count_correct, loss_weights, pack_targets
 from models.vit import build_model
 from runtime.base import StepResult, Trace
-from runtime.devices import compile_blocks, keep_freed_memory, peak_memory, pick_device, set_threads, use_native_kernels
+from runtime.devices import (
+    compile_blocks,
+    keep_freed_memory,
+    multiply_as_on_cpus,
+    peak_memory,
+    pick_device,
+    set_threads,
+    use_native_kernels,
+)
 from runtime.precision import precision_notes, precision_of
 from runtime.precision_choice import decided
+from runtime.read_ahead import Uploader, read_ahead
 from runtime.report import nonfinite_text
 from runtime.tracing import Tracer
 from runtime.weight_update import WeightUpdate
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
     from config import Config
     from placement import Placement
 
-EVAL_BATCH_SIZE = 64
+EVAL_BATCH_SIZE = {"cpu": 64, "cuda": 256}  # at least
 
 
 class SingleRuntime:
@@ -47,19 +57,49 @@ class SingleRuntime:
         self.config = config
         keep_freed_memory(self.device)
         self.share = DataShare(replicas=tuple(range(config.replication_factor)))
-        self.eval_batch_size = max(config.micro_batch_size, EVAL_BATCH_SIZE)
+        self.eval_batch_size = max(config.micro_batch_size, EVAL_BATCH_SIZE[self.device.type])
         self.notes = [note for note in (placement.folding(), *chosen, *precision_notes(config, self.device)) if note]
         self.precision = precision_of(config)
         self.model = freeze(build_model(architecture_of(config), config.random_seed), config)
         self.model.to(self.device, self.precision.weights)
-        compile_blocks(self.model, config, self.device)
+        multiply_as_on_cpus(self.device)
+        self._compiles = compile_blocks(self.model, config, self.device)
         self.notes += use_native_kernels([self.model], config, self.device)
         self.update = WeightUpdate(config, [self.model])
         self._tracer = Tracer(self.device)
         self._positive_weights = loss_weights(config, self.device)
 
     def prepare(self, evaluates: bool, multi_label: bool = False) -> List[str]:
-        return []
+        if not self._compiles:
+            return []
+        begun = time.perf_counter()
+        if self.config.trains:
+            self._compile_training()
+        if evaluates:
+            self.predict(self._blank_images(self.eval_batch_size))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return [f"compiled the embedding and the blocks in {time.perf_counter() - begun:.0f} s"]
+
+    def _compile_training(self) -> None:
+        """A forward and a backward pass as those of training, whose gradients go nowhere."""
+        self.model.train()
+        trained = list(self.update.trained.values())
+        images = self._blank_images(self.config.micro_batch_size)
+        columns = 5 if self.config.cutmix else 1  # of `HostBatch.mix`
+        mix = images.new_zeros(len(images), columns, dtype=torch.float32)
+        with self.precision.forward(self.device):
+            logits = self.model(images, mix if self.config.mixup or self.config.cutmix else None)
+        if trained:
+            torch.autograd.grad(logits.float().sum(), trained, allow_unused=True)
+
+    def _blank_images(self, count: int) -> Tensor:
+        config = self.config
+        shape = (count, config.num_channels, config.image_size, config.image_size)
+        return torch.zeros(shape, dtype=torch.uint8, device=self.device)
+
+    def feed(self, batches: HostBatches) -> HostBatches:
+        return read_ahead(batches, Uploader(self.device)) if self.device.type == "cuda" else batches
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         config = self.config
@@ -81,14 +121,14 @@ class SingleRuntime:
                 loss += part[0]
                 correct += part[1]
             with self._tracer.piece("update"):
-                self.update.apply(learning_rate)
+                loss_sum, num_correct = self.update.apply(learning_rate, loss, correct)  # waits for the device
             self._tracer.stop()
             if self.update.must_stop:
                 break
         updates = iteration + 1
         return StepResult(
-            loss=float(loss) / (micro_batches * updates),
-            accuracy=float(correct) / (config.global_batch_size * updates),
+            loss=loss_sum / (micro_batches * updates),
+            accuracy=num_correct / (config.global_batch_size * updates),
             grad_norm=self.update.grad_norm,
             skipped_updates=self.update.skipped,
             loss_scale=self.update.used_scale,

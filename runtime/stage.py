@@ -21,10 +21,18 @@ if TYPE_CHECKING:
 class StageModule(nn.Module):
     """A stage's model: one micro-batch at a time, in order, within one weight update."""
 
-    def __init__(self, model: VisionTransformer, config: Config, device: torch.device, micro_batch_numbers: list[int]):
+    def __init__(
+        self,
+        model: VisionTransformer,
+        config: Config,
+        device: torch.device,
+        wire: torch.device,
+        micro_batch_numbers: list[int],
+    ):
+        """What comes in and goes out lies on `wire`."""
         super().__init__()
         self.model = model
-        self._config, self._device, self._precision = config, device, precision_of(config)
+        self._config, self._device, self._wire, self._precision = config, device, wire, precision_of(config)
         self.numbers = micro_batch_numbers
         self.next_micro_batch = 0
         self.weight_update = 0
@@ -37,8 +45,9 @@ class StageModule(nn.Module):
             number = self.numbers[self.next_micro_batch]
             self.model.dropout_key = (self._config.random_seed, self.weight_update, number)
             self.next_micro_batch += 1
+        x, mix = x.to(self._device), None if mix is None else mix.to(self._device)
         with self._precision.forward(self._device):
-            return self.model(x, mix)
+            return self.model(x, mix).to(self._wire)
 
 
 class TrainingStage(PipelineStage):

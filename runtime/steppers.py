@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional, Union
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +13,15 @@ from optim.accumulation import AutogradAccumulator, Fold, GradientAccumulator
 from optim.combined import CombinedSGD
 from optim.plain import PlainOptimizer
 from optim.rounded import FIRST_ORDER, SECOND_ORDER, RoundedOptimizer
-from optim.stochastic_rounding import Rounding
+from optim.rounded_adam import RoundedAdam
+from optim.stepper import Stepper
+from optim.stochastic_rounding import Rounding, has_kernels
 from optimization import build_optimizer, learning_rate_scale, weight_decay_of
 from runtime.peers import Peers
 from runtime.precision import Precision
 
 if TYPE_CHECKING:
     from config import Config
-
-Stepper = Union[PlainOptimizer, RoundedOptimizer, CombinedSGD]
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,29 @@ def stepper_of(
     build = partial(build_optimizer, config)
     if precision.is_plain:
         return PlainOptimizer(build(parameters), parameters)
+    device = next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
     types = {**dict.fromkeys(FIRST_ORDER, precision.first_order), **dict.fromkeys(SECOND_ORDER, precision.second_order)}
+    if config.optimizer in ("Adam", "AdamW") and has_kernels(device):
+        return _rounded_adam(config, parameters, types, rounding)
     return RoundedOptimizer(build, parameters, types, rounding)
+
+
+def _rounded_adam(
+    config: Config, parameters: Mapping[str, nn.Parameter], types: Mapping[str, torch.dtype], rounding: Rounding
+) -> RoundedAdam:
+    settings = {
+        name: {"lr_scale": learning_rate_scale(name, config), "weight_decay": weight_decay_of(name, parameter, config)}
+        for name, parameter in parameters.items()
+    }
+    return RoundedAdam(
+        parameters,
+        settings,
+        decoupled=config.optimizer == "AdamW",
+        betas=config.adam_betas,
+        eps=config.adam_eps,
+        state_types=types,
+        rounding=rounding,
+    )
 
 
 def _combined_sgd(

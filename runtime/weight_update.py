@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from optim.accumulation import GradientCatcher
 from optim.ema import WeightAverage
 from optim.loss_scaling import GradientCounter, LossScale
+from optim.stepper import Number
 from optim.stochastic_rounding import Rounding
 from runtime.peers import Peers
 from runtime.precision import precision_of
@@ -74,6 +75,8 @@ class WeightUpdate:
         if self._owners is not None:
             own = {name: p for name, p in own.items() if self._owners[name] == self._peers.replica_group}
         self._stepper = stepper_of(config, precision, own, self._accumulation, self._rounding)
+        # Whether a gradient that is not finite is left out by the device, or by this process after it has waited for the norm.
+        self.decides_late = self._device.type == "cuda" and self._stepper.can_skip
         if config.ema_decay:
             self.average = WeightAverage(self.parameters, config.ema_decay)
 
@@ -100,31 +103,56 @@ class WeightUpdate:
         self._accumulation.fold(name, gradient)
 
     @torch.no_grad()
-    def apply(self, learning_rate: float) -> None:
-        """One update from the gradients, which are used up. What is not finite is left out and counted in `skipped`."""
+    def apply(self, learning_rate: float, *sums: Tensor) -> List[float]:
+        """One update from the gradients, which are used up. What is not finite is left out and counted in `skipped`.
+
+        Gives the `sums`, scalars on the device, as numbers. The device is waited for once: where the stepper can leave an update
+        out by itself, after everything has been launched; else before the weights are stepped.
+        """
         taken = self._accumulation.take()
         # In the same order in all replicas, whichever gradient came first.
         gradients = {name: taken[name] for name in self.trained if name in taken}
         reduce_over_replicas(gradients, self._peers, self._rounding, self._accumulation.replica_divisor)
         self.used_scale = self.loss_scale.scale
         factor = 1.0 / (self.used_scale * self._accumulation.total_divisor)
-        norm = self._norm(gradients) * factor
+        norm_on_device = self._norm(gradients) * factor
+        counts = self._counts()
+        if self.decides_late:
+            is_skipped = norm_on_device.isfinite().logical_not().float()
+            self._step(dict(gradients), factor * self._clipping(norm_on_device), learning_rate, is_skipped)
+        norm, below, above, *numbers = torch.stack(
+            [norm_on_device, *counts, *(s.double() for s in sums)]
+        ).tolist()  # waits
         self.grad_norm = None if self.config.combines_accumulators else norm
-        self._adjust_loss_scale()
+        if self._counter is not None and self._counter.active:
+            self.loss_scale.adjust(below, above)
         if not math.isfinite(norm):
             # Never written into the weights: the run stops with the last good ones, or goes on from them.
             self.skipped += 1
             self.must_stop = self._stops_for(self.used_scale)
             self._name_nonfinite(gradients)
-            return
-        self._stepper.step(gradients, factor * self._clipping(norm), learning_rate)
+            if self.decides_late:
+                self._stepper.was_skipped()
+        elif not self.decides_late:
+            self._step(gradients, factor * self._clipping(norm), learning_rate)
+        return numbers
+
+    def _step(
+        self,
+        gradients: Dict[str, Tensor],
+        factor: Number,
+        learning_rate: float,
+        is_skipped: Optional[Tensor] = None,
+    ) -> None:
+        """Steps weights and their averages. Where `is_skipped`, a float on the device, is there and 1, nothing changes."""
+        self._stepper.step(gradients, factor, learning_rate, is_skipped)
         if self._owners is not None:
             share_weights(self.trained, self._owners, self._peers)
         if self.average is not None:
-            self.average.update(self.number)
+            self.average.update(self.number, is_skipped)
 
-    def _norm(self, gradients: Mapping[str, Tensor]) -> float:
-        """Global L2 norm of the reduced gradient, as it is scaled. Synchronises with the device."""
+    def _norm(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """Global L2 norm of the reduced gradient, as it is scaled: a float64 scalar on the device."""
         tensors = list(gradients.values())
         if not tensors:  # of a stage in which nothing is trained
             norms = [torch.zeros((), device=self._device)]
@@ -132,20 +160,22 @@ class WeightUpdate:
             norms = list(torch._foreach_norm(tensors))
         else:  # a norm may be too large for the type of its numbers
             norms = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
-        return math.sqrt(float(self._peers.sum_over_stages(torch.stack(norms).double().square().sum())))
+        return self._peers.sum_over_stages(torch.stack(norms).double().square().sum()).sqrt()
 
-    def _clipping(self, norm: float) -> float:
+    def _clipping(self, norm: Number) -> Number:
         """PopTorch's rule: factor max_norm / max(max_norm, norm)."""
         limit = self.config.max_grad_norm
-        return limit / max(limit, norm) if limit > 0 else 1.0
+        if limit <= 0:
+            return 1.0
+        return limit / norm.clamp(min=limit) if isinstance(norm, Tensor) else limit / max(limit, norm)
 
-    def _adjust_loss_scale(self) -> None:
+    def _counts(self) -> Sequence[Tensor]:
+        """How many numbers lay below the edge of the automatic loss scale, and how many not: float64 scalars on the device."""
         if self._counter is None or not self._counter.active:
-            return
+            return torch.zeros(2, dtype=torch.float64, device=self._device).unbind()
         counts = self._peers.sum_over_stages(self._counter.take())
         self._peers.sum_over_replicas(counts)
-        below, above = counts.tolist()
-        self.loss_scale.adjust(below, above)
+        return counts.unbind()
 
     def _stops_for(self, scale: float) -> bool:
         """Whether a gradient that is not finite ends the run. Not while an automatic scale may be why: it will halve."""

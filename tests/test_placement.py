@@ -142,6 +142,15 @@ def test_a_gpu_serves_one_process(tmp_path: Any, monkeypatch: pytest.MonkeyPatch
         place(small_config(tmp_path, **keys, num_processes=3))
 
 
+def test_processes_share_a_gpu_where_that_is_asked_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("placement.has_pipelining", lambda: True)
+    monkeypatch.setattr("placement.num_gpus", lambda device: 1)
+    keys = {"runtime": "pipeline", "layers_per_ipu": [1] * 4, "device": "auto"}
+    assert place(small_config(tmp_path, **keys)).num_processes == 1
+    assert place(small_config(tmp_path, **keys, share_gpus=True)).num_processes == 4
+    assert place(small_config(tmp_path, **keys, share_gpus=True, num_processes=2)).num_processes == 2
+
+
 def launched(monkeypatch: pytest.MonkeyPatch, world: int, here: int, rank: int) -> None:
     names = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": here, "RANK": rank, "LOCAL_RANK": rank % here}
     for name, value in names.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, List, Tuple
 
 import pytest
+import torch
+from torch import Tensor
 
 from batch import HostBatch
 from errors import UserError
@@ -143,9 +145,13 @@ def test_a_resume_with_another_optimiser_is_refused(tmp_path: Any) -> None:
     assert fit(run) == 0
 
 
+def scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
 def test_reporters_are_closed_after_an_error_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     run, listener = tiny_run(tmp_path)
-    monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: float("inf"))
+    monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: scalar(float("inf")))
     with pytest.raises(UserError, match="step 1: the gradient's norm is not finite"):
         fit(run)
     assert listener.is_closed
@@ -155,7 +161,7 @@ def test_policy_stop_leaves_the_weights_of_the_last_good_update(tmp_path: Any, m
     run, _ = tiny_run(tmp_path, device_iterations=3)
     norms = iter([1.0, float("nan"), 1.0])
     steps: List[int] = []
-    monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: next(norms))
+    monkeypatch.setattr(run.runtime.update, "_norm", lambda gradients: scalar(next(norms)))
     monkeypatch.setattr(run.runtime.update._stepper, "step", lambda *arguments: steps.append(1))
     with pytest.raises(UserError, match="is not finite"):
         fit(run)
