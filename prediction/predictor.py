@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -17,6 +18,7 @@ from dataset.base import BadImageError, Encoded, read_file
 from dataset.decode import open_picture
 from errors import UserError
 from insight.answers import probabilities
+from models.native.build import BuildError
 from models.vit import VisionTransformer
 from prediction.view import view_of
 from weights.card import ModelCard
@@ -39,6 +41,9 @@ class Predictor:
     def __init__(self, model: VisionTransformer, card: ModelCard, max_image_pixels: int, batch_size: int = 64) -> None:
         """`model` is in evaluation mode, on the device that is to be used."""
         self.model, self.card, self.batch_size = model, card, batch_size
+        if next(model.parameters()).device.type == "cpu":
+            with suppress(BuildError):  # without a compiler it is slower, no more
+                model.use_native_kernels()
         self._view, self._max_pixels = view_of(card), max_image_pixels
 
     def see(self, item: Encoded) -> Tensor:
