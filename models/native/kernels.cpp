@@ -22,6 +22,7 @@ constexpr long LANES = 8, TILE_ROWS = 6;
 constexpr long LANES = 4, TILE_ROWS = 6;
 #endif
 constexpr long PANEL = 2 * LANES;     // columns of a tile
+constexpr long FEW = 8;               // rows that are summed up in float32
 constexpr size_t LINE = 16;           // floats of a cache line
 constexpr long MOST_QUERIES = 12 * 6;  // of a block: its weights stay in the nearest caches
 
@@ -326,7 +327,7 @@ struct Attention {
 
     // `bias_gradient` [3 * width] is added to.
     void backward(Scratch scratch, const float* gradient, const float* qkv, const float* bias, const float* out,
-                  const float* log_sums, float* qkv_gradient, float* bias_gradient, long image, long head) const {
+                  const float* log_sums, float* qkv_gradient, double* bias_gradient, long image, long head) const {
         const Shape& s = shape;
         long size = s.tokens * s.wide_channels;
         float* query_rows = scratch.take(size);
@@ -386,11 +387,11 @@ struct Attention {
 
     // Writes the rows of a part's gradient out, and adds them to its bias's. That of the keys' bias stays 0, which it is: what is
     // added to all scores of a query changes none of its weights. Added up it would be rounding errors, which Adam enlarges.
-    void give(const float* rows, long begin, long count, float scale, Projection part, float* qkv_gradient, float* bias_gradient,
+    void give(const float* rows, long begin, long count, float scale, Projection part, float* qkv_gradient, double* bias_gradient,
               long image, long head) const {
         long offset = part * width() + head * shape.channels;
         float* to = qkv_gradient + (image * shape.tokens + begin) * 3 * width() + offset;
-        std::vector<float> totals(shape.channels, 0.0f);
+        std::vector<double> totals(shape.channels, 0.0);
         for (long i = 0; i < count; i++, to += 3 * width(), rows += shape.wide_channels) {
             ahead(to, 3 * width(), shape.channels);
             for (long channel = 0; channel < shape.channels; channel++) {
@@ -412,12 +413,18 @@ void share(long count, int threads, const Work& work) {
         work(thread, count * thread / threads, count * (thread + 1) / threads);
 }
 
+// Adds the sums of a few rows to those of many, which float32 would round every time.
+void move_into(std::vector<float>& few, double* many) {
+    for (size_t column = 0; column < few.size(); column++) many[column] += few[column];
+    std::fill(few.begin(), few.end(), 0.0f);
+}
+
 // Sums each thread's row of totals.
-void add_up(const std::vector<float>& totals, long columns, int threads, float* sums) {
+void add_up(const std::vector<double>& totals, long columns, int threads, float* sums) {
     for (long column = 0; column < columns; column++) {
-        float total = 0;
+        double total = 0;
         for (int thread = 0; thread < threads; thread++) total += totals[thread * columns + column];
-        sums[column] = total;
+        sums[column] = float(total);
     }
 }
 
@@ -442,7 +449,7 @@ void attention_backward(const float* gradient, const float* qkv, const float* bi
                         int threads) {
     Attention attention(images, tokens, heads, channels);
     long columns = 3 * attention.width();
-    std::vector<float> totals(threads * columns, 0.0f);
+    std::vector<double> totals(threads * columns, 0.0);
     share(images * heads, threads, [&](int thread, long begin, long end) {
         for (long item = begin; item < end; item++)
             attention.backward(Scratch(attention.backward_floats()), gradient, qkv, bias, out, log_sums, qkv_gradient,
@@ -467,10 +474,10 @@ void gelu_forward(const float* x, const float* bias, float* out, long rows, long
 void gelu_backward(float* gradient, const float* x, const float* bias, float* out, float* sums, long rows, long columns,
                    int threads) {
     constexpr float DENSITY = 0.398942280f;  // 1 / sqrt(2 pi)
-    std::vector<float> totals(threads * columns, 0.0f);
+    std::vector<double> totals(threads * columns, 0.0);
     share(rows, threads, [&](int thread, long begin, long end) {
-        float* total = totals.data() + thread * columns;
-        for (long row = begin; row < end; row++)
+        std::vector<float> few(columns, 0.0f);
+        for (long row = begin; row < end; row++) {
             vectors(columns, [&](auto part, long column) {
                 long at = row * columns + column;
                 Vector value = part.load(x + at) + part.load(bias + column);
@@ -478,8 +485,10 @@ void gelu_backward(float* gradient, const float* x, const float* bias, float* ou
                 Vector slope = part.load(gradient + at) * (of.below + value * of.bell * DENSITY);
                 part.store(out + at, value * of.below);
                 part.store(gradient + at, slope);
-                part.store(total + column, part.load(total + column) + slope);
+                part.store(&few[column], part.load(&few[column]) + slope);
             });
+            if (row % FEW == FEW - 1 || row == end - 1) move_into(few, totals.data() + thread * columns);
+        }
     });
     add_up(totals, columns, threads, sums);
 }
