@@ -260,7 +260,7 @@ class _Crew:
     def _explain(self, failed: int) -> int:
         """Prints what happened to the worker that failed first: the others' errors only follow from it."""
         if self.died:
-            failed = self.died[0]
+            failed = failed if failed in self.died else self.died[0]
         elif self.reports:
             failed = min(self.reports, key=lambda index: self.reports[index][0])
         report = self.reports.get(failed)

@@ -189,5 +189,8 @@ def _with_epsilon(config: Config, step_folder: Path) -> Config:
 def _with_precision(config: Config, run_folder: Path) -> Config:
     if config.precision != "auto":
         return config
-    before = load_config(config.command, ["--config-file", str(run_folder / "config.yaml")])
+    try:
+        before = load_config(config.command, ["--config-file", str(run_folder / "config.yaml")])
+    except UserError:
+        return config
     return config.model_copy(update={"precision": before.precision})

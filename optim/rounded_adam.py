@@ -46,7 +46,7 @@ class RoundedAdam(Stepper):
     ) -> None:
         from optim.triton_kernels import adam_by_kernel  # there on GPUs alone: see `stochastic_rounding.has_kernels`
 
-        self._stepped = list(gradients)
+        self._stepped = [name for name in self._parameters if name in gradients]  # others' state is kept elsewhere
         for name in self._stepped:
             gradient, weight = gradients.pop(name), self._parameters[name].data
             if is_skipped is None:

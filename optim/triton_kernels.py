@@ -56,13 +56,13 @@ def _round_kernel(target, values, count, low, high, bits: tl.constexpr, block: t
 
 @triton.jit(
     do_not_specialize=[
-        *("learning_rate", "l2", "kept", "beta1", "beta2", "bias1", "bias2_root", "eps"),
+        *("learning_rate", "l2", "kept", "beta2", "share1", "share2", "bias1", "bias2_root", "eps"),
         *("weight_low", "weight_high", "first_low", "first_high", "second_low", "second_high"),
     ]
 )
 def _adam_kernel(  # type: ignore[no-untyped-def]
     weights, gradients, firsts, seconds, factor_at, is_skipped_at, count,
-    learning_rate, l2, kept, beta1, beta2, bias1, bias2_root, eps,
+    learning_rate, l2, kept, beta2, share1, share2, bias1, bias2_root, eps,
     weight_low, weight_high, first_low, first_high, second_low, second_high,
     weight_bits: tl.constexpr, first_bits: tl.constexpr, second_bits: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -74,8 +74,8 @@ def _adam_kernel(  # type: ignore[no-untyped-def]
     second = tl.load(seconds + positions, mask=inside, other=0.0).to(tl.float32)
     gradient += l2 * weight  # Adam's decay
     weight *= kept  # AdamW's
-    first += (1.0 - beta1) * (gradient - first)
-    second = beta2 * second + (1.0 - beta2) * gradient * gradient
+    first += share1 * (gradient - first)
+    second = beta2 * second + share2 * gradient * gradient
     weight -= learning_rate / bias1 * first / (tl.sqrt(second) / bias2_root + eps)
     new_weight = _rounded(weight, positions, weight_low, weight_high, weight_bits)
     new_first = _rounded(first, positions, first_low, first_high, first_bits)
@@ -128,6 +128,6 @@ def adam_by_kernel(
     _adam_kernel[(triton.cdiv(count, _BLOCK),)](
         weight, gradient, exp_avg, exp_avg_sq, factor, is_skipped, count,
         learning_rate, 0.0 if decoupled else weight_decay, 1.0 - learning_rate * weight_decay if decoupled else 1.0,
-        beta1, beta2, 1.0 - beta1**step, (1.0 - beta2**step) ** 0.5, eps, *keys,
+        beta2, 1.0 - beta1, 1.0 - beta2, 1.0 - beta1**step, (1.0 - beta2**step) ** 0.5, eps, *keys,
         weight_bits=bits[0], first_bits=bits[1], second_bits=bits[2], block=_BLOCK,
     )  # fmt: skip

@@ -18,7 +18,8 @@ from planning.traffic import is_sharded
 if TYPE_CHECKING:
     from config import Config
 
-EVAL_BATCH_SIZE = 64  # of one device, or the micro-batch where it is larger: `runtime/single.py`
+# Of one device, or the micro-batch where it is larger: `runtime/single.py`.
+EVAL_BATCH_SIZE = {"cpu": 64, "gpu": 256}
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def stage_memories(config: Config, layout: Layout) -> List[StageMemory]:
     shards = placement.replica_groups if is_sharded(config, layout) else 1
     batch = config.micro_batch_size
     if not config.trains and placement.runtime == "single":
-        batch = max(batch, EVAL_BATCH_SIZE)
+        batch = max(batch, EVAL_BATCH_SIZE.get(layout.machine.device.kind, batch))
     kind = layout.machine.device.kind
     waiting = [
         batch * waiting_bytes(arch, kept, part, frozen) + weight_copies(arch, config, kind, part)

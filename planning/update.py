@@ -48,7 +48,7 @@ def update_time(config: Config, layout: Layout, traffic: Traffic) -> UpdateTime:
     return UpdateTime(
         reduction=max(_seconds_between(layout, sent, count) for sent, count in zip(traffic.reduction, counts)),
         optimizer=max(_optimizer_seconds(config, layout, sizes) for sizes in stages),
-        sharing=max(_seconds_between(layout, sent, count) for sent, count in zip(traffic.sharing, counts)),
+        sharing=max(_sharing_seconds(layout, sent, sizes) for sent, sizes in zip(traffic.sharing, stages)),
     )
 
 
@@ -70,6 +70,15 @@ def _seconds_between(layout: Layout, sent: int, count: int) -> float:
         return 0.0
     messages = 1 if layout.on_ipu else math.ceil(count / MESSAGE)
     return sent / rate + messages * 2 * math.ceil(math.log2(groups)) * layout.machine.device.latency
+
+
+def _sharing_seconds(layout: Layout, sent: int, sizes: Mapping[str, int]) -> float:
+    """Each owner of a part broadcasts it, one after the other: `runtime/replicas.py`."""
+    rate, groups = ring_rate(layout), layout.placement.replica_groups
+    if not sent or not rate:
+        return 0.0
+    messages = 1 if layout.on_ipu else max(min(groups, len(sizes)), math.ceil(sum(sizes.values()) / MESSAGE))
+    return sent / rate + messages * math.ceil(math.log2(groups)) * layout.machine.device.latency
 
 
 def _trained_sizes(config: Config, layout: Layout, rank: int) -> Dict[str, int]:

@@ -108,10 +108,10 @@ def compile_blocks(model: VisionTransformer, config: Config, device: torch.devic
 def use_native_kernels(models: Iterable[VisionTransformer], config: Config, device: torch.device) -> List[str]:
     """Lets attention and MLPs run on `models.native` where they can; gives a note where a compiler is missing.
 
-    They are for float32 on a CPU, and blocks that torch does not compile. Raises UserError where `native_kernels: on` cannot be.
+    They are for float32 on a CPU, and blocks that torch has not compiled. Raises UserError where `native_kernels: on` finds no
+    compiler.
     """
-    is_float32 = config.precision == "32.32"
-    if config.native_kernels == "off" or config.compile == "on" or device.type != "cpu" or not is_float32:
+    if config.native_kernels == "off" or device.type != "cpu" or config.precision != "32.32":
         return []
     try:
         for model in models:

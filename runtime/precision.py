@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from config import Config
 
 TYPES = {"16": torch.float16, "bf16": torch.bfloat16, "32": torch.float32}
-SMALLEST = {torch.float16: 6e-8, torch.bfloat16: 9e-41}
 
 
 @dataclass(frozen=True)

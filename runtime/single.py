@@ -64,7 +64,7 @@ class SingleRuntime:
         self.model.to(self.device, self.precision.weights)
         multiply_as_on_cpus(self.device)
         self._compiles = compile_blocks(self.model, config, self.device)
-        self.notes += use_native_kernels([self.model], config, self.device)
+        self.notes += [] if self._compiles else use_native_kernels([self.model], config, self.device)
         self.update = WeightUpdate(config, [self.model])
         self._tracer = Tracer(self.device)
         self._positive_weights = loss_weights(config, self.device)
@@ -98,8 +98,17 @@ class SingleRuntime:
         shape = (count, config.num_channels, config.image_size, config.image_size)
         return torch.zeros(shape, dtype=torch.uint8, device=self.device)
 
+    def _on_device(self, images: Tensor) -> Tensor:
+        """Compiled code is for one layout: decoded pictures come channel by channel within a pixel, others do not."""
+        images = images.to(self.device, non_blocking=True)
+        return images.contiguous() if self._compiles else images
+
     def feed(self, batches: HostBatches) -> HostBatches:
-        return read_ahead(batches, Uploader(self.device)) if self.device.type == "cuda" else batches
+        # A thread that augments seeds torch's generator, as dropout does meanwhile: neither would draw what it should.
+        reads_here = self.config.dataloader_workers == 0 or self.config.bad_images == "skip"
+        if self.device.type != "cuda" or (self.model.arch.is_random and reads_here):
+            return batches
+        return read_ahead(batches, Uploader(self.device))
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         config = self.config
@@ -140,7 +149,7 @@ class SingleRuntime:
         """Images, packed targets and how to mix, on the device, of each micro-batch of a host step."""
         assert batch.images is not None and batch.targets is not None
         size = self.config.micro_batch_size
-        images = batch.images.to(self.device, non_blocking=True).split(size)
+        images = self._on_device(batch.images).split(size)
         targets = pack_targets(batch.targets, size, batch.label_weights)
         mix = None if batch.mix is None else batch.mix.to(self.device, non_blocking=True).split(size)
         return images, targets.to(self.device, non_blocking=True).split(size), mix
@@ -170,7 +179,7 @@ class SingleRuntime:
     def predict(self, images: Optional[Tensor]) -> Optional[Tensor]:
         assert images is not None
         self.model.eval()
-        images = images.to(self.device, non_blocking=True)
+        images = self._on_device(images)
         context = partial(self.precision.forward, self.device)
         # Compiled blocks, and what stands in for autocast to fp16, are the process's: threads would disturb each other.
         if self.device.type == "cpu" and self.config.compile != "on" and self.precision.compute != torch.float16:

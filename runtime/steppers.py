@@ -66,14 +66,14 @@ def stepper_of(
     parameters: Mapping[str, nn.Parameter],
     accumulation: Accumulation,
     rounding: Rounding,
+    device: torch.device,
 ) -> Stepper:
-    """Steps `parameters` by the config's optimiser."""
+    """Steps `parameters` by the config's optimiser, of a kind that all processes choose: also one without parameters."""
     if accumulation.combined is not None:
         return accumulation.combined
     build = partial(build_optimizer, config)
     if precision.is_plain:
         return PlainOptimizer(build(parameters), parameters)
-    device = next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
     types = {**dict.fromkeys(FIRST_ORDER, precision.first_order), **dict.fromkeys(SECOND_ORDER, precision.second_order)}
     if config.optimizer in ("Adam", "AdamW") and has_kernels(device):
         return _rounded_adam(config, parameters, types, rounding)

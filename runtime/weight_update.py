@@ -74,7 +74,7 @@ class WeightUpdate:
         own = self.trained
         if self._owners is not None:
             own = {name: p for name, p in own.items() if self._owners[name] == self._peers.replica_group}
-        self._stepper = stepper_of(config, precision, own, self._accumulation, self._rounding)
+        self._stepper = stepper_of(config, precision, own, self._accumulation, self._rounding, self._device)
         # Whether a gradient that is not finite is left out by the device, or by this process after it has waited for the norm.
         self.decides_late = self._device.type == "cuda" and self._stepper.can_skip
         if config.ema_decay:

@@ -52,12 +52,13 @@ def _compiler() -> str:
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pipevit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "pipevit")
 
 
 def _digest(compiler: str) -> str:
     """Of all that the library depends on: machines that share a home folder may have other processors."""
-    parts: List[str] = [SOURCE.read_text(encoding="utf-8"), *FLAGS, compiler, platform.machine(), *machine.cpu_flags()]
+    source = SOURCE.read_text(encoding="utf-8")
+    parts: List[str] = [source, *FLAGS, compiler, *platform.libc_ver(), platform.machine(), *machine.cpu_flags()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -22,7 +22,7 @@ class ProjectedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:  # type: ignore[override]
-        qkv = (x.flatten(0, 1) @ weight.t()).view(*x.shape[:2], -1)
+        qkv = (x.flatten(0, 1) @ weight.t()).view(*x.shape[:2], len(weight))
         out, log_sums = attention_forward(qkv, bias, num_heads)
         ctx.save_for_backward(x, weight, bias, qkv, out, log_sums)
         return out

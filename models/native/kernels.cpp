@@ -264,12 +264,12 @@ inline float exponentials(float* scores, float shift, const Shape& shape) {
 enum Projection { QUERY, KEY, VALUE };
 
 struct Attention {
-    long images, heads;
+    long heads;
     Shape shape;
     float factor;  // of the scores
 
-    Attention(long images, long tokens, long heads, long channels)
-        : images(images), heads(heads), shape(tokens, channels), factor(1.0f / std::sqrt(float(channels))) {}
+    Attention(long tokens, long heads, long channels)
+        : heads(heads), shape(tokens, channels), factor(1.0f / std::sqrt(float(channels))) {}
 
     long width() const { return heads * shape.channels; }
 
@@ -436,7 +436,7 @@ extern "C" {
 // logarithms of the softmax's sums [images, heads, tokens].
 void attention_forward(const float* qkv, const float* bias, float* out, float* log_sums, long images, long tokens, long heads,
                        long channels, int threads) {
-    Attention attention(images, tokens, heads, channels);
+    Attention attention(tokens, heads, channels);
     share(images * heads, threads, [&](int, long begin, long end) {
         for (long item = begin; item < end; item++)
             attention.forward(Scratch(attention.forward_floats()), qkv, bias, out, log_sums, item / heads, item % heads);
@@ -447,7 +447,7 @@ void attention_forward(const float* qkv, const float* bias, float* out, float* l
 void attention_backward(const float* gradient, const float* qkv, const float* bias, const float* out, const float* log_sums,
                         float* qkv_gradient, float* bias_gradient, long images, long tokens, long heads, long channels,
                         int threads) {
-    Attention attention(images, tokens, heads, channels);
+    Attention attention(tokens, heads, channels);
     long columns = 3 * attention.width();
     std::vector<double> totals(threads * columns, 0.0);
     share(images * heads, threads, [&](int thread, long begin, long end) {

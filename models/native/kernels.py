@@ -1,4 +1,4 @@
-"""`kernels.cpp` for tensors: plain functions of float32 tensors on the CPU, which check shapes and nothing else.
+"""`kernels.cpp` for tensors: plain functions of contiguous float32 tensors on the CPU.
 
 Shapes: B batch, N tokens, D width, H heads.
 """
@@ -42,7 +42,8 @@ def attention_forward(qkv: Tensor, bias: Tensor, num_heads: int) -> Tuple[Tensor
 
     Gives the heads' outputs [B, N, D] and what `attention_backward` needs, [B, H, N].
     """
-    batch, tokens, _ = qkv.shape
+    batch, tokens, columns = qkv.shape
+    assert bias.shape == (columns,) and columns % (3 * num_heads) == 0, "a bias of another model"
     out = qkv.new_empty(batch, tokens, qkv.shape[2] // 3)
     log_sums = qkv.new_empty(batch, num_heads, tokens)
     _run("attention_forward", (qkv, bias, out, log_sums), _sizes(qkv, num_heads))
@@ -61,6 +62,7 @@ def attention_backward(
 
 def gelu_forward(x: Tensor, bias: Tensor) -> Tensor:
     """GELU of x + bias, [rows, columns] and [columns]: exact, not its approximation by tanh (arXiv 1606.08415)."""
+    assert bias.shape == x.shape[1:], "a bias of another layer"
     out = torch.empty_like(x)
     _run("gelu_forward", (x, bias, out), tuple(x.shape))
     return out

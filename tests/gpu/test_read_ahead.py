@@ -91,4 +91,5 @@ def test_a_run_on_a_gpu_goes_through_and_its_loss_is_the_cpus(tmp_path: Any) -> 
             reporter.step = lambda record, seen=seen: seen.append(record.loss)  # type: ignore[method-assign]
         assert fit(run) == 0
         losses.append(seen[:6])
+    assert losses[0], "nothing was compared"
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -58,7 +58,7 @@ def test_the_kernel_keeps_every_nan(dtype: torch.dtype) -> None:
 def test_the_kernel_steps_float32_weights_as_torch_does(decoupled: bool) -> None:
     weight, state = drawn(1).to(DEVICE), [torch.zeros(COUNT, device=DEVICE) for _ in range(2)]
     reference = nn.Parameter(drawn(1).double())
-    keys: Dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.1}
+    keys: Dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.1}
     optimizer = (torch.optim.AdamW if decoupled else torch.optim.Adam)([reference], **keys)
     for step in range(1, 4):
         gradient = drawn(10 + step)
@@ -139,7 +139,7 @@ def kernel_step(
         weight_decay=0.1,
         decoupled=decoupled,
         beta1=0.9,
-        beta2=0.99,
+        beta2=0.999,
         eps=1e-6,
         seeds=keys.get("seeds"),
     )
