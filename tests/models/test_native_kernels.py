@@ -10,12 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from errors import UserError
 from models.architecture import Architecture
 from models.native import build
 from models.native.build import BuildError, built_library
 from models.native.functions import GeluMlp, ProjectedAttention
 from models.native.kernels import attention_forward, gelu_backward_, gelu_forward, library
 from models.vit import VisionTransformer, build_model
+from runtime.devices import use_native_kernels
+from tests.small import small_config
 
 ROUNDING = 2e-6  # of a tensor's norm; torch's own float32 differs from float64 by as much
 
@@ -134,6 +137,22 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BuildError, match=r"no C\+\+ compiler"):
         built_library()
+
+
+def test_a_run_without_a_compiler_says_so_or_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(build, "COMPILERS", ())
+    monkeypatch.delenv("CXX", raising=False)
+    library.cache_clear()
+    model = build_model(
+        Architecture((16, 16), (8, 8), embed_dim=8, depth=1, num_heads=2, mlp_dim=16, num_labels=2), seed=0
+    )
+    config, cpu = small_config(tmp_path), torch.device("cpu")
+    (note,) = use_native_kernels([model], config, cpu)
+    assert "torch's kernels" in note and "no C++ compiler" in note
+    with pytest.raises(UserError, match=r"native_kernels = on, but there is no C\+\+ compiler"):
+        use_native_kernels([model], small_config(tmp_path, native_kernels="on"), cpu)
+    assert use_native_kernels([model], small_config(tmp_path, native_kernels="off"), cpu) == []
+    assert use_native_kernels([model], small_config(tmp_path, precision="bf16.32"), cpu) == []
 
 
 def test_what_does_not_compile_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
