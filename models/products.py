@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import machine
+from models.native.functions import SkipAndNorm
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -56,10 +57,19 @@ class Linear(nn.Linear):
 class LayerNorm(nn.LayerNorm):
     """torch's layer norm, in float32 in any precision, over weights of another type, too."""
 
+    native = False  # see `VisionTransformer.use_native_kernels`
+
     def forward(self, x: Tensor) -> Tensor:
         wide = _wide(x)
         weight, bias = self.weight.to(wide.dtype), self.bias.to(wide.dtype)
         return F.layer_norm(wide, self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+    def beside(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """x for a skip connection, and its norm for the branch: the kernel adds their gradients in one pass."""
+        if not self.native or x.dtype != torch.float32:
+            return x, self(x)
+        skip, normed = SkipAndNorm.apply(x, self.weight, self.bias, self.eps, type_of_products(x))
+        return skip, normed
 
 
 class LayerScale(nn.Module):
@@ -140,11 +150,21 @@ def as_autocast_now(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """`x @ weight.T + bias`, [..., in] -> [..., out], in autocast's or `computing`'s type where one is on, else in x's own."""
     assert bias is not None, "every layer of the model has one"
-    dtype = _own_type or _autocast_type(x.device) or x.dtype
+    dtype = type_of_products(x)
     if dtype in HALF_TYPES and not multiplies(dtype, x.device):
         return _WidenedLinear.apply(x.to(dtype), weight, bias)
     x = x if _own_type is None else x.to(_own_type)
     return F.linear(x, weight.to(x.dtype), bias.to(x.dtype))
+
+
+def type_of_products(x: Tensor) -> torch.dtype:
+    """What a linear layer multiplies x in: autocast's type (on CPUs) or `computing`'s where one is on, else x's own."""
+    return _own_type or _autocast_type(x.device) or x.dtype
+
+
+def of_products(x: Tensor) -> Tensor:
+    """x in the type that it is multiplied in."""
+    return x.to(type_of_products(x))
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:

@@ -29,6 +29,7 @@ from models.products import (
     in_own_type,
     linear,
     multiplies,
+    of_products,
 )
 from models.stages import Stage, plan_stages
 from seeding import derive_seed
@@ -128,7 +129,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, num_queries: Optional[int] = None) -> Tensor:
         if self.native and num_queries is None and not (self.training and self.attention_dropout):
-            context = ProjectedAttention.apply(x, self.qkv.weight, self.qkv.bias, self.num_heads)
+            context = ProjectedAttention.apply(of_products(x), self.qkv.weight, self.qkv.bias, self.num_heads)
             return self.proj_drop(self.proj(context))
         if num_queries is None:
             query, key, value = self._heads(self.qkv(x), 3)
@@ -183,7 +184,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.native and not (self.training and self.drop.p):
-            return GeluMlp.apply(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            return GeluMlp.apply(of_products(x), self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         return self.drop(self.fc2(self.drop(in_own_type(F.gelu, self.fc1(x)))))
 
 
@@ -217,11 +218,13 @@ class Block(nn.Module):
         return self._feed_forward(self._attend(x))
 
     def _attend(self, x: Tensor) -> Tensor:
-        residual = x if self.num_queries is None else x[:, : self.num_queries]
-        return residual + self.drop_path(self.ls1(self.attn(self.norm1(x), self.num_queries)))
+        skip, normed = self.norm1.beside(x)
+        skip = skip if self.num_queries is None else skip[:, : self.num_queries]
+        return skip + self.drop_path(self.ls1(self.attn(normed, self.num_queries)))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        skip, normed = self.norm2.beside(x)
+        return skip + self.drop_path(self.ls2(self.mlp(normed)))
 
 
 def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws_random_numbers: bool) -> Tensor:
@@ -280,11 +283,12 @@ class VisionTransformer(nn.Module):
         return self
 
     def use_native_kernels(self) -> None:
-        """Lets attention and MLPs run on `models.native`: for float32 on a CPU, not under autocast. Raises BuildError."""
+        """Lets the blocks run on `models.native`: on a CPU, float32 weights, products of float32 or bfloat16. Raises BuildError."""
         library()
-        for module in self.modules():
-            if isinstance(module, (Attention, Mlp)):
-                module.native = True
+        for block in self.blocks.values():
+            for module in block.modules():
+                if isinstance(module, (Attention, Mlp, LayerNorm)):
+                    module.native = True
 
     def forward(self, x: Tensor, mix: Optional[Tensor] = None) -> Tensor:
         if self.stage.has_embed:

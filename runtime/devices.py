@@ -12,6 +12,7 @@ import torch
 import machine
 from errors import UserError
 from models.native.build import BuildError
+from models.products import multiplies
 
 if TYPE_CHECKING:
     from config import Config
@@ -106,12 +107,13 @@ def compile_blocks(model: VisionTransformer, config: Config, device: torch.devic
 
 
 def use_native_kernels(models: Iterable[VisionTransformer], config: Config, device: torch.device) -> List[str]:
-    """Lets attention and MLPs run on `models.native` where they can; gives a note where a compiler is missing.
+    """Lets encoder blocks run on `models.native` where they can; gives a note where a compiler is missing.
 
-    They are for float32 on a CPU, and blocks that torch has not compiled. Raises UserError where `native_kernels: on` finds no
-    compiler.
+    That is for float32 weights on a CPU that multiplies the precision's numbers, and blocks that torch has not compiled. Raises
+    UserError where `native_kernels: on` finds no compiler.
     """
-    if config.native_kernels == "off" or device.type != "cpu" or config.precision != "32.32":
+    fits = config.precision == "32.32" or (config.precision == "bf16.32" and multiplies(torch.bfloat16, device))
+    if config.native_kernels == "off" or device.type != "cpu" or not fits:
         return []
     try:
         for model in models:
@@ -119,5 +121,5 @@ def use_native_kernels(models: Iterable[VisionTransformer], config: Config, devi
     except BuildError as error:
         if config.native_kernels == "on":
             raise UserError(f"native_kernels = on, but {error}.\n       Use --native-kernels auto or off.") from error
-        return [f"attention and MLPs run on torch's kernels, which are slower: {error}"]
+        return [f"the blocks run on torch's kernels, which are slower: {error}"]
     return []

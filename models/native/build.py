@@ -18,8 +18,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ["-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp"]
+SOURCE = Path(__file__).with_name("kernels.cpp")  # and the headers beside it
+FLAGS = ["-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-strict-aliasing"]
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 120
 
@@ -57,8 +57,8 @@ def _cache_folder() -> Path:
 
 def _digest(compiler: str) -> str:
     """Of all that the library depends on: machines that share a home folder may have other processors."""
-    source = SOURCE.read_text(encoding="utf-8")
-    parts: List[str] = [source, *FLAGS, compiler, *platform.libc_ver(), platform.machine(), *machine.cpu_flags()]
+    sources = [path.read_text(encoding="utf-8") for path in [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]]
+    parts: List[str] = [*sources, *FLAGS, compiler, *platform.libc_ver(), platform.machine(), *machine.cpu_flags()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

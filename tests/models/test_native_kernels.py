@@ -14,13 +14,16 @@ from errors import UserError
 from models.architecture import Architecture
 from models.native import build
 from models.native.build import BuildError, built_library
-from models.native.functions import GeluMlp, ProjectedAttention
+from models.native.functions import GeluMlp, ProjectedAttention, SkipAndNorm
 from models.native.kernels import attention_forward, gelu_backward_, gelu_forward, library
+from models.products import autocast
 from models.vit import VisionTransformer, build_model
 from runtime.devices import use_native_kernels
 from tests.small import small_config
 
-ROUNDING = 2e-6  # of a tensor's norm; torch's own float32 differs from float64 by as much
+# Of a tensor's norm: what torch's own kernels differ from float64 by, and a little more.
+ROUNDING = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
+TYPES = list(ROUNDING)
 
 SIZES = [(1, 1, 1, 4), (2, 5, 3, 8), (3, 17, 4, 16), (2, 65, 3, 64), (1, 197, 2, 64), (2, 73, 2, 24), (1, 150, 1, 7)]
 
@@ -46,40 +49,56 @@ def outcome(function: Callable[..., Tensor], tensors: Sequence[Tensor], gradient
     return out.detach(), *torch.autograd.grad(out, leaves, gradient.to(out.dtype))
 
 
+def in_float64(
+    function: Callable[..., Tensor], x: Tensor, rest: Sequence[Tensor], gradient: Tensor
+) -> Tuple[Tensor, ...]:
+    """The outcome from what is left of x and of matrices in x's type."""
+    kept = [tensor.to(x.dtype) if tensor.dim() > 1 else tensor for tensor in rest]
+    return outcome(function, [tensor.double() for tensor in (x, *kept)], gradient)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(("images", "tokens", "heads", "channels"), SIZES)
 def test_attention_and_its_gradients_are_those_of_the_formula(
-    images: int, tokens: int, heads: int, channels: int, threads: int, torch_threads: Callable[[int], None]
+    images: int,
+    tokens: int,
+    heads: int,
+    channels: int,
+    threads: int,
+    dtype: torch.dtype,
+    torch_threads: Callable[[int], None],
 ) -> None:
     torch_threads(threads)
     generator = torch.Generator().manual_seed(tokens)
     width = heads * channels
-    x = torch.randn(images, tokens, width, generator=generator)
+    x = torch.randn(images, tokens, width, generator=generator).to(dtype)
     weight = torch.randn(3 * width, width, generator=generator) / width**0.5
     bias = torch.randn(3 * width, generator=generator)
-    gradient = torch.randn(images, tokens, width, generator=generator)
+    gradient = torch.randn(images, tokens, width, generator=generator).to(dtype)
     actual = outcome(lambda *args: ProjectedAttention.apply(*args, heads), (x, weight, bias), gradient)
-    expected = outcome(
-        lambda *args: torch_attention(*args, heads), (x.double(), weight.double(), bias.double()), gradient
-    )
+    expected = in_float64(lambda *args: torch_attention(*args, heads), x, (weight, bias), gradient)
+    assert [each.dtype for each in actual] == [dtype, dtype, torch.float32, torch.float32]
     for one, other in zip(actual, expected):
-        assert error(one, other) < ROUNDING
+        assert error(one, other) < ROUNDING[dtype]
 
 
-def test_scores_far_apart_neither_overflow_nor_vanish() -> None:
-    qkv = torch.zeros(1, 3, 3)  # a head of one channel: the scores are products of two numbers
+@pytest.mark.parametrize("dtype", TYPES)
+def test_scores_far_apart_neither_overflow_nor_vanish(dtype: torch.dtype) -> None:
+    qkv = torch.zeros(1, 3, 3, dtype=dtype)  # a head of one channel: the scores are products of two numbers
     qkv[0, :, 0], qkv[0, :, 1], qkv[0, :, 2] = torch.tensor([300.0, -300.0, 0.0]), torch.tensor([1.0, 0.0, -1.0]), 1.0
     qkv[0, 1, 2] = 5.0
     out, _ = attention_forward(qkv, torch.zeros(3), 1)
-    torch.testing.assert_close(out[0, :, 0], torch.tensor([1.0, 1.0, 7.0 / 3.0]))
+    torch.testing.assert_close(out[0, :, 0], torch.tensor([1.0, 1.0, 7.0 / 3.0], dtype=dtype))
 
 
-def test_a_number_that_is_none_stays_one() -> None:
-    qkv = torch.zeros(2, 4, 6)
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_number_that_is_none_stays_one(dtype: torch.dtype) -> None:
+    qkv = torch.zeros(2, 4, 6, dtype=dtype)
     qkv[1, 2, 5] = float("nan")
     out, _ = attention_forward(qkv, torch.zeros(6), 1)
     assert out[0].isfinite().all() and out[1, :, 1].isnan().all()
-    assert gelu_forward(torch.full((1, 9), float("nan")), torch.zeros(9)).isnan().all()
+    assert gelu_forward(torch.full((1, 9), float("nan"), dtype=dtype), torch.zeros(9)).isnan().all()
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 8), (50, 77), (7, 256)])
@@ -98,20 +117,56 @@ def test_gelu_is_exact_from_the_far_left_to_the_far_right(rows: int, columns: in
     torch.testing.assert_close(of_bias.double(), of_x.sum(0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 8), (50, 77), (7, 256)])
+def test_gelu_in_bfloat16_is_that_of_float32_rounded(rows: int, columns: int) -> None:
+    x = torch.linspace(-12.0, 12.0, rows * columns).view(rows, columns).bfloat16()
+    bias = torch.linspace(-0.5, 0.5, columns)
+    gradient = torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).bfloat16()
+    of_x, of_bias, out = gelu_backward_(gradient.float(), x.float(), bias)
+    actual_of_x, actual_of_bias, again = gelu_backward_(gradient.clone(), x, bias)
+    assert torch.equal(again, out.bfloat16()) and torch.equal(actual_of_x, of_x.bfloat16())
+    assert torch.equal(actual_of_bias, of_bias) and torch.equal(gelu_forward(x, bias), again)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("shape", [(2, 5, 8), (3, 8)])
-def test_the_mlp_and_its_gradients_are_those_of_torch(shape: Tuple[int, ...]) -> None:
+def test_the_mlp_and_its_gradients_are_those_of_torch(shape: Tuple[int, ...], dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(1)
-    sizes = (shape, (20, 8), (20,), (8, 20), (8,))
-    tensors = [torch.randn(size, generator=generator) for size in sizes]
-    gradient = torch.randn(shape, generator=generator)
-    actual = outcome(GeluMlp.apply, tensors, gradient)
-    expected = outcome(torch_mlp, [tensor.double() for tensor in tensors], gradient)
+    sizes = ((20, 8), (20,), (8, 20), (8,))
+    x, gradient = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    weights = [torch.randn(size, generator=generator) for size in sizes]
+    actual = outcome(GeluMlp.apply, (x, *weights), gradient)
+    expected = in_float64(torch_mlp, x, weights, gradient)
+    assert [each.dtype for each in actual] == [dtype, dtype, *[torch.float32] * 4]
     for one, other in zip(actual, expected):
-        assert error(one, other) < ROUNDING
+        assert error(one, other) < ROUNDING[dtype]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(1, 3), (2, 5, 8), (30, 77), (3, 2, 256)])
+def test_the_norm_beside_a_skip_connection_has_the_gradients_of_both(
+    shape: Tuple[int, ...], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(shape, generator=generator) + 3.0
+    weight, bias = torch.randn(2, shape[-1], generator=generator).unbind()
+    of_skip, of_normed = torch.randn(2, *shape, generator=generator).unbind()
+    leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
+    skip, normed = SkipAndNorm.apply(*leaves, 1e-6, dtype)
+    assert normed.dtype == dtype and torch.equal(skip, x)
+    actual = torch.autograd.grad((skip, normed), leaves, (of_skip, of_normed.to(dtype)))
+    wide = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
+    expected_normed = F.layer_norm(wide[0], shape[-1:], wide[1], wide[2], 1e-6)
+    expected = torch.autograd.grad(
+        (wide[0] + 0.0, expected_normed), wide, (of_skip.double(), of_normed.to(dtype).double())
+    )
+    for one, other in ((normed, expected_normed), *zip(actual, expected)):
+        torch.testing.assert_close(one.double(), other, rtol=ROUNDING[one.dtype], atol=ROUNDING[one.dtype])
 
 
 def trained_once(model: VisionTransformer) -> Dict[str, Tensor]:
     images = torch.rand(3, 3, *model.arch.image_size, generator=torch.Generator().manual_seed(2))
+    images = images.to(model.pos_embed.dtype)
     model.zero_grad()
     model(images).square().sum().backward()
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
@@ -129,7 +184,25 @@ def test_a_model_on_the_kernels_has_the_gradients_of_one_without(frozen: Sequenc
     assert actual.keys() == expected.keys()
     whole = torch.stack([value.norm() for value in expected.values()]).norm()
     for name, value in expected.items():
-        assert (actual[name] - value).norm() < ROUNDING * max(value.norm(), 1e-3 * whole), name
+        assert (actual[name] - value).norm() < ROUNDING[torch.float32] * max(value.norm(), 1e-3 * whole), name
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_bfloat16_a_model_on_the_kernels_errs_no_more_than_one_without(seed: int) -> None:
+    arch = Architecture((16, 24), (8, 8), embed_dim=32, depth=3, num_heads=2, mlp_dim=64, num_labels=5)
+    exact = trained_once(build_model(arch, seed=seed).double())
+
+    def whole_error(native: bool) -> float:
+        model = build_model(arch, seed=seed)
+        if native:
+            model.use_native_kernels()
+        with autocast(torch.device("cpu"), torch.bfloat16):
+            gradients = trained_once(model)
+        assert all(value.dtype == torch.float32 for value in gradients.values())
+        errors = [(value - exact[name]).norm() for name, value in gradients.items()]
+        return float(torch.stack(errors).norm() / torch.stack([value.norm() for value in exact.values()]).norm())
+
+    assert whole_error(native=True) < 1.2 * whole_error(native=False)
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +225,19 @@ def test_a_run_without_a_compiler_says_so_or_refuses(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"native_kernels = on, but there is no C\+\+ compiler"):
         use_native_kernels([model], small_config(tmp_path, native_kernels="on"), cpu)
     assert use_native_kernels([model], small_config(tmp_path, native_kernels="off"), cpu) == []
-    assert use_native_kernels([model], small_config(tmp_path, precision="bf16.32"), cpu) == []
+    assert use_native_kernels([model], small_config(tmp_path, precision="bf16.16"), cpu) == []
+
+
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_bfloat16_runs_on_the_kernels_where_the_cpu_multiplies_it(
+    has_instructions: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("runtime.devices.multiplies", lambda dtype, device: has_instructions)
+    model = build_model(
+        Architecture((16, 16), (8, 8), embed_dim=8, depth=1, num_heads=2, mlp_dim=16, num_labels=2), seed=0
+    )
+    assert use_native_kernels([model], small_config(tmp_path, precision="bf16.32"), torch.device("cpu")) == []
+    assert model.blocks["0"].attn.native == has_instructions
 
 
 def test_what_does_not_compile_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+// Vectors of float32, as GCC and Clang have them for any processor; how they are read and written; functions of them.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr long LANES = 16;
+#elif defined(__AVX__)
+constexpr long LANES = 8;
+#else
+constexpr long LANES = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+// bfloat16: the upper half of a float32
+struct Bfloat16 {
+    uint16_t bits;
+};
+
+template <typename To, typename From>
+inline To as(From value) {
+    static_assert(sizeof(To) == sizeof(From), "the same bits");
+    To result;
+    std::memcpy(&result, &value, sizeof result);
+    return result;
+}
+
+inline Vector all(float value) { return Vector{} + value; }
+
+// Rounded to bfloat16, ties to even.
+inline Halves halves(Vector values) {
+#if defined(__AVX512BF16__)
+    return as<Halves>(_mm512_cvtneps_pbh(as<__m512>(values)));
+#else
+    Words bits = as<Words>(values);
+    Words result = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    result = values == values ? result : (Words{} + 0x7fc0);
+    return __builtin_convertvector(result, Halves);
+#endif
+}
+
+// bfloat16 in the lower halves of words
+inline Words widened(Halves values) { return __builtin_convertvector(values, Words); }
+
+inline Words words(const Bfloat16* from) {
+    Halves values;
+    std::memcpy(&values, from, sizeof values);
+    return widened(values);
+}
+
+inline Vector read(const float* from) {
+    Vector values;
+    std::memcpy(&values, from, sizeof values);
+    return values;
+}
+inline Vector read(const Bfloat16* from) { return as<Vector>(words(from) << 16); }
+
+inline void write(float* to, Vector values) { std::memcpy(to, &values, sizeof values); }
+inline void write(Bfloat16* to, Vector values) {
+    Halves narrow = halves(values);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+
+// A whole vector in memory, or the first of its numbers.
+struct Whole {
+    template <typename Number>
+    Vector load(const Number* from) const {
+        return read(from);
+    }
+    template <typename Number>
+    void store(Number* to, Vector values) const {
+        write(to, values);
+    }
+    Vector keep(Vector values) const { return values; }
+};
+
+struct Part {
+    long count;
+
+    template <typename Number>
+    Vector load(const Number* from) const {
+        Number values[LANES] = {};
+        std::memcpy(values, from, count * sizeof(Number));
+        return read(values);
+    }
+    template <typename Number>
+    void store(Number* to, Vector values) const {
+        Number whole[LANES];
+        write(whole, values);
+        std::memcpy(to, whole, count * sizeof(Number));
+    }
+    Vector keep(Vector values) const {  // 0 behind the last
+        for (long lane = count; lane < LANES; lane++) values[lane] = 0;
+        return values;
+    }
+};
+
+// `work(part, begin)` for all of `count` numbers, vector by vector.
+template <typename Work>
+inline void vectors(long count, const Work& work) {
+    long begin = 0;
+    for (; begin + LANES <= count; begin += LANES) work(Whole{}, begin);
+    if (begin < count) work(Part{count - begin}, begin);
+}
+
+inline float sum(Vector values) {
+    float total = 0;
+    for (long lane = 0; lane < LANES; lane++) total += values[lane];
+    return total;
+}
+
+// exp(x) to one unit in the last place, for x <= 88; below -87 it stays what it is there, about 1e-38.
+inline Vector exponential(Vector x) {
+    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves no digits behind the point
+    x = x < -87.0f ? all(-87.0f) : x;
+    Vector power = x * 1.44269504f + ROUND - ROUND;
+    Vector rest = x - power * 0.693145752f - power * 1.42860677e-6f;  // ln 2 in two parts
+    Vector tail = rest * 0.00138146017f + 0.00836871704f;  // a minimax fit: 3e-9
+    tail = tail * rest + 0.041668388f;
+    tail = tail * rest + 0.166665206f;
+    tail = tail * rest + 0.499999934f;
+    Vector mantissa = tail * (rest * rest) + (rest + 1.0f);
+    return mantissa * as<Vector>((__builtin_convertvector(power, Integers) + 127) << 23);
+}
+
+// The normal distribution's function, and exp(-x^2 / 2), which its density is a multiple of. The polynomial is a minimax fit of
+// P in phi(-t) = exp(-t^2 / 2) P(1 / (1 + 0.28 t)): 1e-8, beside the 1e-7 of its arithmetic.
+struct Normal {
+    Vector below, bell;
+};
+
+inline Normal normal(Vector x) {
+    Vector distance = x < 0.0f ? -x : x;
+    Vector bell = exponential(distance * distance * -0.5f);
+    Vector u = 1.0f / (distance * 0.28f + 1.0f);
+    Vector tail = u * -0.105821305f + 0.389927375f;
+    tail = tail * u - 0.237080144f;
+    tail = tail * u + 0.2689801f;
+    tail = tail * u + 0.0674687211f;
+    tail = tail * u + 0.116525243f;
+    tail = tail * u * bell;
+    return {x < 0.0f ? tail : 1.0f - tail, bell};
+}
+
+}  // namespace
