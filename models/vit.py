@@ -283,7 +283,7 @@ class VisionTransformer(nn.Module):
         return self
 
     def use_native_kernels(self) -> None:
-        """Lets the blocks run on `models.native`: on a CPU, float32 weights, products of float32 or bfloat16. Raises BuildError."""
+        """Lets blocks of float32 weights on a CPU run on `models.native`, under autocast to bf16, too. Raises BuildError."""
         library()
         for block in self.blocks.values():
             for module in block.modules():

@@ -1,9 +1,9 @@
 """Layer norm, attention and the MLP of an encoder block as autograd functions on the kernels: what torch's layers compute.
 
-Products are of float32 or bfloat16, weights, biases and their gradients of float32. Beside the kernels' own speed they save passes
-over memory: biases are added, and their gradients summed, where their numbers pass by anyway; a norm writes the type that its
-layer multiplies, and adds the gradient of the skip connection; the MLP keeps one activation of its width between forward and
-backward, not two.
+Products are of float32 or bfloat16, weights, biases and their gradients of float32. Beside the kernels' own speed they save
+passes over memory: biases are added, and their gradients summed, where their numbers pass by anyway; a norm writes the type that
+its layer multiplies, and adds the gradient of the skip connection; the MLP keeps one activation of its width between forward
+and backward, not two.
 """
 
 from __future__ import annotations

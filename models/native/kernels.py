@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import lru_cache
-from typing import Sequence, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from models.native.build import BuildError, built_library
 TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _NUMBERS, _SIZE, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
-_ARGUMENTS = {
+_ARGUMENTS: Dict[str, List[Any]] = {
     "attention_forward": [_NUMBERS] * 4 + [_SIZE] * 4,
     "attention_backward": [_NUMBERS] * 7 + [_SIZE] * 4,
     "gelu_forward": [_NUMBERS] * 3 + [_SIZE] * 2,
@@ -38,7 +38,7 @@ def library() -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         for kind in TYPES.values():
             function = getattr(loaded, f"{name}_{kind}")
-            function.argtypes = [*arguments, ctypes.c_int]
+            function.argtypes = arguments + [ctypes.c_int]
             function.restype = None
     return loaded
 

@@ -29,7 +29,7 @@ SIZES = [(1, 1, 1, 4), (2, 5, 3, 8), (3, 17, 4, 16), (2, 65, 3, 64), (1, 197, 2,
 
 
 def error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual.double() - expected).norm() / expected.norm())
+    return float((actual.detach().double() - expected.detach()).norm() / expected.detach().norm())
 
 
 def torch_attention(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
@@ -161,7 +161,7 @@ def test_the_norm_beside_a_skip_connection_has_the_gradients_of_both(
         (wide[0] + 0.0, expected_normed), wide, (of_skip.double(), of_normed.to(dtype).double())
     )
     for one, other in ((normed, expected_normed), *zip(actual, expected)):
-        torch.testing.assert_close(one.double(), other, rtol=ROUNDING[one.dtype], atol=ROUNDING[one.dtype])
+        assert error(one, other) < ROUNDING[one.dtype]
 
 
 def trained_once(model: VisionTransformer) -> Dict[str, Tensor]:
@@ -187,22 +187,26 @@ def test_a_model_on_the_kernels_has_the_gradients_of_one_without(frozen: Sequenc
         assert (actual[name] - value).norm() < ROUNDING[torch.float32] * max(value.norm(), 1e-3 * whole), name
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_in_bfloat16_a_model_on_the_kernels_errs_no_more_than_one_without(seed: int) -> None:
-    arch = Architecture((16, 24), (8, 8), embed_dim=32, depth=3, num_heads=2, mlp_dim=64, num_labels=5)
-    exact = trained_once(build_model(arch, seed=seed).double())
+def test_in_bfloat16_a_model_on_the_kernels_errs_no_more_than_one_without() -> None:
+    arch = Architecture((64, 64), (8, 8), embed_dim=64, depth=4, num_heads=2, mlp_dim=256, num_labels=10)
+    seeds = range(6)
+    exact = [flat(trained_once(build_model(arch, seed=seed).double())) for seed in seeds]
 
-    def whole_error(native: bool) -> float:
-        model = build_model(arch, seed=seed)
-        if native:
-            model.use_native_kernels()
-        with autocast(torch.device("cpu"), torch.bfloat16):
-            gradients = trained_once(model)
-        assert all(value.dtype == torch.float32 for value in gradients.values())
-        errors = [(value - exact[name]).norm() for name, value in gradients.items()]
-        return float(torch.stack(errors).norm() / torch.stack([value.norm() for value in exact.values()]).norm())
+    def errors(native: bool) -> Tensor:
+        found = []
+        for seed in seeds:
+            model = build_model(arch, seed=seed)
+            if native:
+                model.use_native_kernels()
+            with autocast(torch.device("cpu"), torch.bfloat16):
+                found.append(error(flat(trained_once(model)), exact[seed]))
+        return torch.tensor(found)
 
-    assert whole_error(native=True) < 1.2 * whole_error(native=False)
+    assert errors(native=True).mean() < 1.1 * errors(native=False).mean()
+
+
+def flat(gradients: Dict[str, Tensor]) -> Tensor:
+    return torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
 
 
 def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
