@@ -1,25 +1,27 @@
-"""How fast this CPU multiplies matrices of a config's size, measured for about a second or less."""
+"""How fast this CPU is at a config's products and blocks, measured for about a second or less."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, Optional, Tuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Dict
 
 import torch
 
 from machine import num_cores
-from models.architecture import architecture_of
+from models.architecture import architecture_of, count_forward_flops
 from models.products import autocast, linear
-from runtime.devices import set_threads
+from models.stages import Stage
+from models.vit import build_model
+from runtime.devices import set_threads, use_native_kernels
 from runtime.precision import TYPES
 
 if TYPE_CHECKING:
     from config import Config
-    from models.architecture import Architecture
 
 SECONDS = 1.0
 MOST_ROWS = 4096
-SECONDS_OF_CHOICE, ROWS_OF_CHOICE = 0.3, 512
+SECONDS_OF_CHOICE, ROWS_OF_CHOICE = 0.3, 2048
 KINDS = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
@@ -40,38 +42,26 @@ def measured_matmul_rate(config: Config) -> Dict[str, float]:
 
 
 def measured_training_rates(config: Config) -> Dict[str, float]:
-    """FLOP/s of an encoder block's products in fp32 and in bf16 with float32 weights, forward and backward, as training runs
-    them: casts of weights and gradients count. In turns, the quickest round of each.
+    """FLOP/s of an encoder block, forward and backward, in fp32 and in bf16 with float32 weights, on the kernels that the run will
+    have. In turns, the quickest round of each.
     """
-    arch = architecture_of(config)
-    rows = min(ROWS_OF_CHOICE, config.micro_batch_size * arch.num_tokens)
-    layers = [_layer(rows, inner, outer) for inner, outer in _sizes(arch)]
+    arch = replace(
+        architecture_of(config), depth=2, dropout=0.0, attention_dropout=0.0, drop_path_rate=0.0, recompute=False
+    )
+    block = build_model(arch, seed=0, stage=Stage(0, ("block 0",)))
+    use_native_kernels([block], config.model_copy(update={"precision": "32.32"}), torch.device("cpu"))
+    images = max(1, min(ROWS_OF_CHOICE // arch.num_tokens, config.micro_batch_size))
+    generator = torch.Generator().manual_seed(0)
+    tokens, gradient = torch.randn(2, images, arch.num_tokens, arch.embed_dim, generator=generator)
     quickest: Dict[str, float] = {}
     begun = time.perf_counter()
     while not quickest or time.perf_counter() - begun < SECONDS_OF_CHOICE:
         for kind, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
             start = time.perf_counter()
-            for layer in layers:
-                layer(dtype)
+            with autocast(tokens.device, dtype):
+                output = block(tokens.requires_grad_())
+            (output * gradient).sum().backward()  # not with `gradient` as its argument: torch would import its compiler
             taken = time.perf_counter() - start
             quickest[kind] = min(taken, quickest.get(kind, taken))
-    operations = 3 * sum(2 * rows * inner * outer for inner, outer in _sizes(arch))
+    operations = 3 * images * count_forward_flops(arch, "block 0")
     return {kind: operations / seconds for kind, seconds in quickest.items()}
-
-
-def _sizes(arch: Architecture) -> Iterator[Tuple[int, int]]:
-    """Inputs and outputs of a block's linear layers."""
-    width = arch.embed_dim
-    yield from ((width, 3 * width), (width, width), (width, arch.mlp_dim), (arch.mlp_dim, width))
-
-
-def _layer(rows: int, inner: int, outer: int) -> Callable[[Optional[torch.dtype]], None]:
-    x, weight = torch.randn(rows, inner, requires_grad=True), torch.randn(outer, inner, requires_grad=True)
-    bias, gradient = torch.zeros(outer, requires_grad=True), torch.randn(rows, outer)
-
-    def forward_backward(dtype: Optional[torch.dtype]) -> None:
-        with autocast(x.device, dtype):
-            output = linear(x, weight, bias)
-        torch.autograd.grad(output, (x, weight, bias), gradient.to(output.dtype))
-
-    return forward_backward
