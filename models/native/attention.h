@@ -27,14 +27,14 @@ struct Slice {
 
 struct Shape {
     long tokens, channels;            // of one head
-    long wide_tokens, wide_channels;  // in whole panels
+    long wide_tokens, wide_channels;  // in whole strips
     long queries;                     // of a block
 
     Shape(long tokens, long channels)
         : tokens(tokens),
           channels(channels),
-          wide_tokens(rounded_up(tokens, PANEL)),
-          wide_channels(rounded_up(channels, PANEL)) {
+          wide_tokens(rounded_up(tokens, LANES)),
+          wide_channels(rounded_up(channels, LANES)) {
         long blocks = (tokens + MOST_QUERIES - 1) / MOST_QUERIES;
         queries = rounded_up((tokens + blocks - 1) / blocks, TILE_ROWS);
     }
@@ -46,22 +46,12 @@ inline void ahead(const Number* row, long stride, long count) {
     for (long i = 0; i < count; i += LINE / sizeof(Number)) __builtin_prefetch(row + 6 * stride + i);
 }
 
-inline void copy_row(const float* from, const float* bias, long count, float* __restrict to) {
-    for (long i = 0; i < count; i++) to[i] = from[i] + (bias ? bias[i] : 0.0f);
-}
-
-inline void copy_row(const Bfloat16* from, const float* bias, long count, Bfloat16* __restrict to) {
-    if (!bias) {
-        std::memcpy(to, from, count * sizeof(Bfloat16));
-        return;
-    }
-    vectors(count, [&](auto part, long i) { part.store(to + i, part.load(from + i) + part.load(bias + i)); });
-}
-
-// Memory of one thread for one head, in parts that begin with a cache line.
+// Memory of one thread for one head after the other, in parts that begin with a cache line.
 class Scratch {
   public:
-    explicit Scratch(size_t bytes) : memory_(new char[bytes + LINE]), next_(memory_.get()) {
+    explicit Scratch(size_t bytes) : memory_(new char[bytes + LINE]) { restart(); }
+    void restart() {
+        next_ = memory_.get();
         next_ += (LINE - reinterpret_cast<uintptr_t>(next_) % LINE) % LINE;
     }
     template <typename Number>
@@ -76,15 +66,25 @@ class Scratch {
     char* next_;
 };
 
-inline float maximum(const float* values, long count) {
-    Vector most = read(values);
-    for (long begin = LANES; begin < count; begin += LANES) {
-        Vector next = read(values + begin);
+// Rows of scores are of whole vectors, and their last numbers of no meaning.
+inline float largest(const float* scores, long tokens) {
+    Vector most = all(-INFINITY);
+    vectors(tokens, [&](auto part, long token) {
+        Vector next = part.keep(read(scores + token), -INFINITY);
         most = next > most ? next : most;
-    }
-    float result = most[0];
-    for (long lane = 1; lane < LANES; lane++) result = std::max(result, most[lane]);
-    return result;
+    });
+    return maximum(most);
+}
+
+// A row of scores to exp(factor * score - shift) in place, 0 behind the last; gives their sum.
+inline float exponentials(float* scores, float factor, float shift, long tokens) {
+    Vector total = {};
+    vectors(tokens, [&](auto part, long token) {
+        Vector weight = part.keep(exponential(read(scores + token) * factor - shift), 0.0f);
+        total += weight;
+        write(scores + token, weight);
+    });
+    return sum(total);
 }
 
 template <typename Number>
@@ -92,22 +92,6 @@ inline float dot(const Number* left, const Number* right, long count) {
     Vector total = {};
     vectors(count, [&](auto part, long begin) { total += part.load(left + begin) * part.load(right + begin); });
     return sum(total);
-}
-
-// A row of scores to exp(factor * score - shift) in place, 0 behind the last; gives their sum.
-inline float exponentials(float* scores, float factor, float shift, const Shape& shape) {
-    Vector total = {};
-    for (long token = 0; token < shape.wide_tokens; token += LANES) {
-        Vector weight = exponential(read(scores + token) * factor - shift);
-        total += weight;
-        write(scores + token, weight);
-    }
-    float rest = 0;
-    for (long token = shape.tokens; token < shape.wide_tokens; token++) {
-        rest += scores[token];
-        scores[token] = 0;
-    }
-    return sum(total) - rest;
 }
 
 // How a head's rows become what `multiply` takes. Along rows, units are neighbours as they lie; along columns they are made of
@@ -123,7 +107,7 @@ struct Packing {
     static long depth_of(long count) { return (count + DEPTH - 1) / DEPTH; }
     long row_units() const { return shape.wide_channels / DEPTH; }
     long rows_size() const { return shape.tokens * row_units(); }
-    long panels_size() const { return depth_of(shape.tokens) * shape.wide_channels; }
+    long strips_size() const { return depth_of(shape.tokens) * shape.wide_channels; }
     long transposed_size() const { return shape.wide_tokens * depth_of(shape.channels); }
 
     // [token][wide_channels]
@@ -132,27 +116,28 @@ struct Packing {
             Number* to = reinterpret_cast<Number*>(units);
             const Number* row = from.values + token * from.stride;
             ahead(row, from.stride, shape.channels);
-            copy_row(row, from.bias, shape.channels, to);
-            std::fill(to + shape.channels, to + shape.wide_channels, Number{});
+            vectors(shape.channels, [&](auto part, long channel) {
+                Vector values = part.load(row + channel);
+                write(to + channel, from.bias ? values + part.load(from.bias + channel) : values);
+            });
         }
     }
 
-    // [channel panel][token][PANEL], from what `rows` has made
-    void panels(const Unit* rows, Unit* __restrict to) const {
-        for (long begin = 0; begin < shape.wide_channels; begin += PANEL)
-            for (long token = 0; token < shape.tokens; token += DEPTH, to += PANEL)
-                for (long column = 0; column < PANEL; column += LANES)
-                    put(to + column, along_columns(rows + token * row_units(), begin + column, shape.tokens - token));
+    // [channel strip][token][LANES], from what `rows` has made
+    void strips(const Unit* rows, Unit* __restrict to) const {
+        for (long channel = 0; channel < shape.wide_channels; channel += LANES)
+            for (long token = 0; token < shape.tokens; token += DEPTH, to += LANES)
+                put(to, along_columns(rows + token * row_units(), channel, shape.tokens - token));
     }
 
-    // [token panel][channel][PANEL], from what `rows` has made
+    // [token strip][channel][LANES], from what `rows` has made
     void transposed(const Unit* __restrict rows, Unit* __restrict to) const {
         long depth = depth_of(shape.channels);
-        for (long begin = 0; begin < shape.wide_tokens; begin += PANEL, to += depth * PANEL) {
-            long count = std::min(PANEL, shape.tokens - begin);
-            for (long lane = 0; lane < PANEL; lane++)
+        for (long begin = 0; begin < shape.wide_tokens; begin += LANES, to += depth * LANES) {
+            long count = std::min(LANES, shape.tokens - begin);
+            for (long lane = 0; lane < LANES; lane++)
                 for (long unit = 0; unit < depth; unit++)
-                    to[unit * PANEL + lane] = lane < count ? rows[(begin + lane) * row_units() + unit] : Unit{};
+                    to[unit * LANES + lane] = lane < count ? rows[(begin + lane) * row_units() + unit] : Unit{};
         }
     }
 
@@ -209,17 +194,18 @@ class Attention {
     long width() const { return heads_ * shape_.channels; }
 
     size_t forward_bytes() const {
-        return bytes<Unit>(2, packing_.rows_size()) + bytes<Unit>(1, packing_.panels_size()) +
+        return bytes<Unit>(2, packing_.rows_size()) + bytes<Unit>(1, packing_.strips_size()) +
                bytes<Unit>(1, packing_.transposed_size()) + bytes<float>(1, shape_.queries * shape_.wide_tokens) +
                bytes<float>(1, shape_.queries * shape_.wide_channels);
     }
 
-    void forward(Scratch scratch, const Number* qkv, const float* bias, Number* out, float* log_sums, long image,
+    void forward(Scratch& scratch, const Number* qkv, const float* bias, Number* out, float* log_sums, long image,
                  long head) const {
         const Shape& s = shape_;
+        scratch.restart();
         Unit* queries = scratch.take<Unit>(packing_.rows_size());
         Unit* rows = scratch.take<Unit>(packing_.rows_size());
-        Unit* values = scratch.take<Unit>(packing_.panels_size());
+        Unit* values = scratch.take<Unit>(packing_.strips_size());
         Unit* keys = scratch.take<Unit>(packing_.transposed_size());
         float* scores = scratch.take<float>(s.queries * s.wide_tokens);
         float* context = scratch.take<float>(s.queries * s.wide_channels);
@@ -227,7 +213,7 @@ class Attention {
         packing_.rows(slice(qkv, bias, image, head, KEY), rows);
         packing_.transposed(rows, keys);
         packing_.rows(slice(qkv, bias, image, head, VALUE), rows);
-        packing_.panels(rows, values);
+        packing_.strips(rows, values);
         out += image * s.tokens * width() + head * s.channels;
         log_sums += (image * heads_ + head) * s.tokens;
         for (long begin = 0; begin < s.tokens; begin += s.queries) {
@@ -236,12 +222,11 @@ class Attention {
             float totals[MOST_QUERIES + TILE_ROWS];
             for (long i = 0; i < count; i++) {
                 float* row = scores + i * s.wide_tokens;
-                std::fill(row + s.tokens, row + s.wide_tokens, -INFINITY);
-                float largest = maximum(row, s.wide_tokens) * factor_;
-                totals[i] = exponentials(row, factor_, largest, s);
-                log_sums[begin + i] = largest + std::log(totals[i]);
+                float shift = largest(row, s.tokens) * factor_;
+                totals[i] = exponentials(row, factor_, shift, s.tokens);
+                log_sums[begin + i] = shift + std::log(totals[i]);
             }
-            times_panels(count, packing_.along_rows(scores, count), values, context);
+            times_strips(count, packing_.along_rows(scores, count), values, context);
             for (long i = 0; i < count; i++) {
                 float share = 1.0f / totals[i];
                 Number* to = out + (begin + i) * width();
@@ -253,21 +238,22 @@ class Attention {
     }
 
     size_t backward_bytes() const {
-        return bytes<Unit>(3, packing_.rows_size()) + bytes<Unit>(3, packing_.panels_size()) +
+        return bytes<Unit>(3, packing_.rows_size()) + bytes<Unit>(3, packing_.strips_size()) +
                bytes<Unit>(2, packing_.transposed_size()) + bytes<float>(2, shape_.tokens * shape_.wide_channels) +
                bytes<float>(3, shape_.queries * shape_.wide_tokens) + bytes<float>(1, shape_.queries * shape_.wide_channels);
     }
 
     // `bias_gradient` [3 * width] is added to.
-    void backward(Scratch scratch, const Number* gradient, const Number* qkv, const float* bias, const Number* out,
+    void backward(Scratch& scratch, const Number* gradient, const Number* qkv, const float* bias, const Number* out,
                   const float* log_sums, Number* qkv_gradient, double* bias_gradient, long image, long head) const {
         const Shape& s = shape_;
+        scratch.restart();
         Unit* query_rows = scratch.take<Unit>(packing_.rows_size());
         Unit* gradient_rows = scratch.take<Unit>(packing_.rows_size());
         Unit* rows = scratch.take<Unit>(packing_.rows_size());
-        Unit* query_panels = scratch.take<Unit>(packing_.panels_size());
-        Unit* gradient_panels = scratch.take<Unit>(packing_.panels_size());
-        Unit* key_panels = scratch.take<Unit>(packing_.panels_size());
+        Unit* query_strips = scratch.take<Unit>(packing_.strips_size());
+        Unit* gradient_strips = scratch.take<Unit>(packing_.strips_size());
+        Unit* key_strips = scratch.take<Unit>(packing_.strips_size());
         Unit* keys = scratch.take<Unit>(packing_.transposed_size());
         Unit* values = scratch.take<Unit>(packing_.transposed_size());
         float* key_gradient = scratch.take<float>(s.tokens * s.wide_channels);
@@ -278,14 +264,14 @@ class Attention {
         float* query_gradient = scratch.take<float>(s.queries * s.wide_channels);
         long start = image * s.tokens * width() + head * s.channels;
         packing_.rows(slice(qkv, bias, image, head, QUERY), query_rows);
-        packing_.panels(query_rows, query_panels);
+        packing_.strips(query_rows, query_strips);
         packing_.rows(slice(qkv, bias, image, head, KEY), rows);
-        packing_.panels(rows, key_panels);
+        packing_.strips(rows, key_strips);
         packing_.transposed(rows, keys);
         packing_.rows(slice(qkv, bias, image, head, VALUE), rows);
         packing_.transposed(rows, values);
         packing_.rows({gradient + start, width(), nullptr}, gradient_rows);
-        packing_.panels(gradient_rows, gradient_panels);
+        packing_.strips(gradient_rows, gradient_strips);
         std::fill(key_gradient, key_gradient + s.tokens * s.wide_channels, 0.0f);
         std::fill(value_gradient, value_gradient + s.tokens * s.wide_channels, 0.0f);
         log_sums += (image * heads_ + head) * s.tokens;
@@ -296,7 +282,7 @@ class Attention {
             for (long i = 0; i < count; i++) {
                 float* weight = weights + i * s.wide_tokens;
                 float* of_score = score_gradient + i * s.wide_tokens;
-                exponentials(weight, factor_, log_sums[begin + i], s);
+                exponentials(weight, factor_, log_sums[begin + i], s.tokens);
                 const Number* of_row = reinterpret_cast<Number*>(gradient_rows) + (begin + i) * s.wide_channels;
                 const Number* out_row = out + start + (begin + i) * width();
                 ahead(out_row, width(), s.channels);
@@ -304,10 +290,10 @@ class Attention {
                 for (long token = 0; token < s.wide_tokens; token += LANES)
                     write(of_score + token, read(weight + token) * (read(of_score + token) - share));
             }
-            add_across(count, packing_.across_rows(weights, count, weights), gradient_panels, begin, value_gradient);
+            add_across(count, packing_.across_rows(weights, count, weights), gradient_strips, begin, value_gradient);
             float* of_scores = Kind::DEPTH > 1 ? across : score_gradient;
-            add_across(count, packing_.across_rows(score_gradient, count, of_scores), query_panels, begin, key_gradient);
-            times_panels(count, packing_.along_rows(score_gradient, count), key_panels, query_gradient);
+            add_across(count, packing_.across_rows(score_gradient, count, of_scores), query_strips, begin, key_gradient);
+            times_strips(count, packing_.along_rows(score_gradient, count), key_strips, query_gradient);
             give(query_gradient, begin, count, factor_, QUERY, qkv_gradient, bias_gradient, image, head);
         }
         give(key_gradient, 0, s.tokens, factor_, KEY, qkv_gradient, bias_gradient, image, head);
@@ -328,19 +314,19 @@ class Attention {
     // [count, wide_tokens]: rows from `begin` on times all keys or values
     void times_transposed(const Unit* rows, long begin, long count, const Unit* right, float* to) const {
         long depth = packing_.depth_of(shape_.channels), row = packing_.row_units();
-        multiply<false, Kind>(count, shape_.wide_tokens / PANEL, depth, {rows + begin * row, row, 1}, {right, depth * PANEL}, to);
+        multiply<false, Kind>(count, shape_.wide_tokens / LANES, depth, {rows + begin * row, row, 1}, {right, depth * LANES}, to);
     }
 
     // [count, wide_channels]: weights of all tokens times their rows
-    void times_panels(long count, Left<Kind> weights, const Unit* panels, float* to) const {
+    void times_strips(long count, Left<Kind> weights, const Unit* strips, float* to) const {
         long depth = packing_.depth_of(shape_.tokens);
-        multiply<false, Kind>(count, shape_.wide_channels / PANEL, depth, weights, {panels, depth * PANEL}, to);
+        multiply<false, Kind>(count, shape_.wide_channels / LANES, depth, weights, {strips, depth * LANES}, to);
     }
 
     // [tokens, wide_channels] += the weights that `count` queries from `begin` on have, times the queries' rows
-    void add_across(long count, Left<Kind> weights, const Unit* panels, long begin, float* to) const {
-        Right<Kind> right = {panels + begin / Kind::DEPTH * PANEL, packing_.depth_of(shape_.tokens) * PANEL};
-        multiply<true, Kind>(shape_.tokens, shape_.wide_channels / PANEL, packing_.depth_of(count), weights, right, to);
+    void add_across(long count, Left<Kind> weights, const Unit* strips, long begin, float* to) const {
+        Right<Kind> right = {strips + begin / Kind::DEPTH * LANES, packing_.depth_of(shape_.tokens) * LANES};
+        multiply<true, Kind>(shape_.tokens, shape_.wide_channels / LANES, packing_.depth_of(count), weights, right, to);
     }
 
     // Writes the rows of a part's gradient out, and adds them to its bias's. That of the keys' bias stays 0, which it is: what is
@@ -375,8 +361,9 @@ void attention_forward(const Number* qkv, const float* bias, Number* out, float*
                        long channels, int threads) {
     Attention<Kind> attention(tokens, heads, channels);
     share(images * heads, threads, [&](int, long begin, long end) {
+        Scratch scratch(attention.forward_bytes());
         for (long item = begin; item < end; item++)
-            attention.forward(Scratch(attention.forward_bytes()), qkv, bias, out, log_sums, item / heads, item % heads);
+            attention.forward(scratch, qkv, bias, out, log_sums, item / heads, item % heads);
     });
 }
 
@@ -388,9 +375,10 @@ void attention_backward(const Number* gradient, const Number* qkv, const float* 
     Attention<Kind> attention(tokens, heads, channels);
     Totals totals(3 * attention.width(), threads);
     share(images * heads, threads, [&](int thread, long begin, long end) {
+        Scratch scratch(attention.backward_bytes());
         for (long item = begin; item < end; item++)
-            attention.backward(Scratch(attention.backward_bytes()), gradient, qkv, bias, out, log_sums, qkv_gradient,
-                               totals.of(thread), item / heads, item % heads);
+            attention.backward(scratch, gradient, qkv, bias, out, log_sums, qkv_gradient, totals.of(thread), item / heads,
+                               item % heads);
     });
     totals.write(bias_gradient);
 }

@@ -11,8 +11,6 @@ constexpr long TILE_ROWS = 12;
 #else
 constexpr long TILE_ROWS = 6;
 #endif
-constexpr long PANEL = 2 * LANES;  // columns of a tile
-
 #define UNROLLED _Pragma("GCC unroll 16")  // so that a tile stays in registers
 
 // What a product takes at a time from a row of A and a column of B: a unit, of DEPTH numbers.
@@ -48,67 +46,66 @@ inline typename Kind::Units units(const typename Kind::Unit* from) {
     return result;
 }
 
-// One tile: ROWS x PANEL of C = (or +=) A B, with A(i, k) = a[i * row + k * column] and B's PANEL columns one after the other;
-// k counts units.
-template <typename Kind, int ROWS, bool ADD>
-inline void tile(const typename Kind::Unit* a, long row, long column, const typename Kind::Unit* b, long depth, float* c,
-                 long width) {
-    Vector left[ROWS], right[ROWS];
-    UNROLLED for (int i = 0; i < ROWS; i++) {
-        left[i] = ADD ? read(c + i * width) : Vector{};
-        right[i] = ADD ? read(c + i * width + LANES) : Vector{};
-    }
-    for (long k = 0; k < depth; k++, b += PANEL, a += column) {
-        auto b_left = units<Kind>(b), b_right = units<Kind>(b + LANES);
-        UNROLLED for (int i = 0; i < ROWS; i++) {
-            auto factor = a[i * row];
-            left[i] = Kind::add(left[i], factor, b_left);
-            right[i] = Kind::add(right[i], factor, b_right);
-        }
-    }
-    UNROLLED for (int i = 0; i < ROWS; i++) {
-        write(c + i * width, left[i]);
-        write(c + i * width + LANES, right[i]);
-    }
-}
-
-// The tile of the last rows, which are at most ROWS.
-template <typename Kind, int ROWS, bool ADD>
-void last_tile(long rows, const typename Kind::Unit* a, long row, long column, const typename Kind::Unit* b, long depth, float* c,
-               long width) {
-    if constexpr (ROWS > 0) {
-        if (rows == ROWS)
-            tile<Kind, ROWS, ADD>(a, row, column, b, depth, c, width);
-        else
-            last_tile<Kind, ROWS - 1, ADD>(rows, a, row, column, b, depth, c, width);
-    }
-}
-
 // Where the units of a factor lie: A(i, k) = values[i * row + k * column]
 template <typename Kind>
 struct Left {
     const typename Kind::Unit* values;
     long row, column;
+
+    Left from(long i) const { return {values + i * row, row, column}; }
 };
 
-// Panels of PANEL columns, `stride` units apart: [panel][k][PANEL]
+// Strips of LANES columns, `stride` units apart: [strip][k][LANES]
 template <typename Kind>
 struct Right {
     const typename Kind::Unit* values;
     long stride;
 };
 
-// C [rows, panels * PANEL] = (or +=) A [rows, depth] B; rows of C are as long as its panels.
-template <bool ADD, typename Kind>
-void multiply(long rows, long panels, long depth, Left<Kind> a, Right<Kind> b, float* c) {
-    long width = panels * PANEL;
-    for (long panel = 0; panel < panels; panel++, b.values += b.stride, c += PANEL) {
-        long i = 0;
-        for (; i + TILE_ROWS <= rows; i += TILE_ROWS)
-            tile<Kind, TILE_ROWS, ADD>(a.values + i * a.row, a.row, a.column, b.values, depth, c + i * width, width);
-        last_tile<Kind, TILE_ROWS - 1, ADD>(rows - i, a.values + i * a.row, a.row, a.column, b.values, depth, c + i * width,
-                                            width);
+// One tile: ROWS x (STRIPS * LANES) of C = (or +=) A B; k counts units.
+template <int ROWS, int STRIPS, bool ADD, typename Kind>
+inline void tile(Left<Kind> a, Right<Kind> b, long depth, float* c, long width) {
+    Vector sums[ROWS][STRIPS];
+    UNROLLED for (int i = 0; i < ROWS; i++)
+        UNROLLED for (int j = 0; j < STRIPS; j++) sums[i][j] = ADD ? read(c + i * width + j * LANES) : Vector{};
+    for (long k = 0; k < depth; k++, b.values += LANES, a.values += a.column) {
+        typename Kind::Units columns[STRIPS];
+        UNROLLED for (int j = 0; j < STRIPS; j++) columns[j] = units<Kind>(b.values + j * b.stride);
+        UNROLLED for (int i = 0; i < ROWS; i++) {
+            auto factor = a.values[i * a.row];
+            UNROLLED for (int j = 0; j < STRIPS; j++) sums[i][j] = Kind::add(sums[i][j], factor, columns[j]);
+        }
     }
+    UNROLLED for (int i = 0; i < ROWS; i++)
+        UNROLLED for (int j = 0; j < STRIPS; j++) write(c + i * width + j * LANES, sums[i][j]);
+}
+
+// The tile of the last rows, which are at most ROWS.
+template <int ROWS, int STRIPS, bool ADD, typename Kind>
+void last_tile(long rows, Left<Kind> a, Right<Kind> b, long depth, float* c, long width) {
+    if constexpr (ROWS > 0) {
+        if (rows == ROWS)
+            tile<ROWS, STRIPS, ADD>(a, b, depth, c, width);
+        else
+            last_tile<ROWS - 1, STRIPS, ADD>(rows, a, b, depth, c, width);
+    }
+}
+
+template <int STRIPS, bool ADD, typename Kind>
+void multiply_strips(long rows, long depth, Left<Kind> a, Right<Kind> b, float* c, long width) {
+    long i = 0;
+    for (; i + TILE_ROWS <= rows; i += TILE_ROWS) tile<TILE_ROWS, STRIPS, ADD>(a.from(i), b, depth, c + i * width, width);
+    last_tile<TILE_ROWS - 1, STRIPS, ADD>(rows - i, a.from(i), b, depth, c + i * width, width);
+}
+
+// C [rows, strips * LANES] = (or +=) A [rows, depth] B; rows of C are as long as its strips.
+template <bool ADD, typename Kind>
+void multiply(long rows, long strips, long depth, Left<Kind> a, Right<Kind> b, float* c) {
+    long width = strips * LANES, strip = 0;
+    for (; strip + 2 <= strips; strip += 2)
+        multiply_strips<2, ADD>(rows, depth, a, {b.values + strip * b.stride, b.stride}, c + strip * LANES, width);
+    if (strip < strips)
+        multiply_strips<1, ADD>(rows, depth, a, {b.values + strip * b.stride, b.stride}, c + strip * LANES, width);
 }
 
 }  // namespace

@@ -85,7 +85,7 @@ void norm_forward(const float* x, const float* weight, const float* bias, Number
             vectors(columns, [&](auto part, long column) { total += part.load(from + column); });
             float mean = sum(total) / columns;
             vectors(columns, [&](auto part, long column) {
-                Vector distance = part.keep(part.load(from + column) - mean);
+                Vector distance = part.keep(part.load(from + column) - mean, 0.0f);
                 squares += distance * distance;
             });
             float inverse = 1.0f / std::sqrt(sum(squares) / columns + eps);

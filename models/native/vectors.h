@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -75,7 +75,8 @@ inline void write(Bfloat16* to, Vector values) {
     std::memcpy(to, &narrow, sizeof narrow);
 }
 
-// A whole vector in memory, or the first of its numbers.
+// A whole vector in memory, or the first of its numbers: what is behind them is neither read nor written, and made something
+// else by `keep`.
 struct Whole {
     template <typename Number>
     Vector load(const Number* from) const {
@@ -85,29 +86,51 @@ struct Whole {
     void store(Number* to, Vector values) const {
         write(to, values);
     }
-    Vector keep(Vector values) const { return values; }
+    Vector keep(Vector values, float) const { return values; }
 };
 
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
 struct Part {
-    long count;
+    explicit Part(long count) : mask_((1u << count) - 1) {}
+
+    Vector load(const float* from) const { return as<Vector>(_mm512_maskz_loadu_ps(mask_, from)); }
+    Vector load(const Bfloat16* from) const {
+        return as<Vector>(widened(as<Halves>(_mm256_maskz_loadu_epi16(mask_, from))) << 16);
+    }
+    void store(float* to, Vector values) const { _mm512_mask_storeu_ps(to, mask_, as<__m512>(values)); }
+    void store(Bfloat16* to, Vector values) const { _mm256_mask_storeu_epi16(to, mask_, as<__m256i>(halves(values))); }
+    Vector keep(Vector values, float behind) const {
+        return as<Vector>(_mm512_mask_mov_ps(_mm512_set1_ps(behind), mask_, as<__m512>(values)));
+    }
+
+  private:
+    __mmask16 mask_;
+};
+#else
+struct Part {
+    explicit Part(long count) : count_(count) {}
 
     template <typename Number>
     Vector load(const Number* from) const {
         Number values[LANES] = {};
-        std::memcpy(values, from, count * sizeof(Number));
+        std::memcpy(values, from, count_ * sizeof(Number));
         return read(values);
     }
     template <typename Number>
     void store(Number* to, Vector values) const {
         Number whole[LANES];
         write(whole, values);
-        std::memcpy(to, whole, count * sizeof(Number));
+        std::memcpy(to, whole, count_ * sizeof(Number));
     }
-    Vector keep(Vector values) const {  // 0 behind the last
-        for (long lane = count; lane < LANES; lane++) values[lane] = 0;
+    Vector keep(Vector values, float behind) const {
+        for (long lane = count_; lane < LANES; lane++) values[lane] = behind;
         return values;
     }
+
+  private:
+    long count_;
 };
+#endif
 
 // `work(part, begin)` for all of `count` numbers, vector by vector.
 template <typename Work>
@@ -117,24 +140,46 @@ inline void vectors(long count, const Work& work) {
     if (begin < count) work(Part{count - begin}, begin);
 }
 
+#if defined(__AVX512F__)
+inline float sum(Vector values) { return _mm512_reduce_add_ps(as<__m512>(values)); }
+inline float maximum(Vector values) { return _mm512_reduce_max_ps(as<__m512>(values)); }
+#else
 inline float sum(Vector values) {
     float total = 0;
     for (long lane = 0; lane < LANES; lane++) total += values[lane];
     return total;
 }
 
+inline float maximum(Vector values) {
+    float most = values[0];
+    for (long lane = 1; lane < LANES; lane++) most = std::max(most, values[lane]);
+    return most;
+}
+#endif
+
 // exp(x) to one unit in the last place, for x <= 88; below -87 it stays what it is there, about 1e-38.
 inline Vector exponential(Vector x) {
-    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves no digits behind the point
+    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves no digits behind the point, and the number in the last bits
     x = x < -87.0f ? all(-87.0f) : x;
-    Vector power = x * 1.44269504f + ROUND - ROUND;
+    Vector shifted = x * 1.44269504f + ROUND;
+    Vector power = shifted - ROUND;
     Vector rest = x - power * 0.693145752f - power * 1.42860677e-6f;  // ln 2 in two parts
     Vector tail = rest * 0.00138146017f + 0.00836871704f;  // a minimax fit: 3e-9
     tail = tail * rest + 0.041668388f;
     tail = tail * rest + 0.166665206f;
     tail = tail * rest + 0.499999934f;
     Vector mantissa = tail * (rest * rest) + (rest + 1.0f);
-    return mantissa * as<Vector>((__builtin_convertvector(power, Integers) + 127) << 23);
+    return as<Vector>(as<Words>(mantissa) + (as<Words>(shifted) << 23));  // times 2^power
+}
+
+// 1 / x to two units in the last place, for x neither very large nor small.
+inline Vector inverse(Vector x) {
+#if defined(__AVX512F__)
+    Vector estimate = as<Vector>(_mm512_rcp14_ps(as<__m512>(x)));
+    return estimate * (2.0f - x * estimate);  // Newton's step; a division takes three times as long
+#else
+    return 1.0f / x;
+#endif
 }
 
 // The normal distribution's function, and exp(-x^2 / 2), which its density is a multiple of. The polynomial is a minimax fit of
@@ -146,7 +191,7 @@ struct Normal {
 inline Normal normal(Vector x) {
     Vector distance = x < 0.0f ? -x : x;
     Vector bell = exponential(distance * distance * -0.5f);
-    Vector u = 1.0f / (distance * 0.28f + 1.0f);
+    Vector u = inverse(distance * 0.28f + 1.0f);
     Vector tail = u * -0.105821305f + 0.389927375f;
     tail = tail * u - 0.237080144f;
     tail = tail * u + 0.2689801f;
