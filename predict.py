@@ -36,7 +36,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     from prediction.answers import Chooser
     from prediction.loading import complete, read_class_names
     from prediction.pictures import find_pictures
-    from prediction.predictor import Predictor, pick_device
+    from prediction.predictor import Predictor, pick_device, pick_type
     from run_folder import newest_run
     from weights.opening import open_model
     from weights.whole_model import load_whole
@@ -49,9 +49,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     names = read_class_names(options.class_names) if options.class_names else None
     saved = complete(saved, options.num_heads, names)
     chooser = Chooser(saved.card, options.top_k, thresholds)
-    model = load_whole(saved, pick_device(options.device))
-    predictor = Predictor(model, saved.card, options.max_image_pixels, options.batch_size)
-    print(*(f"{printable(note)}\n" for note in saved.notes), sep="", end="", file=sys.stderr, flush=True)
+    device = pick_device(options.device)
+    dtype, notes = pick_type(options.precision, device)
+    predictor = Predictor(load_whole(saved, device), saved.card, options.max_image_pixels, options.batch_size, dtype)
+    print(*(f"{printable(note)}\n" for note in (*saved.notes, *notes)), sep="", end="", file=sys.stderr, flush=True)
     if options.serve:
         from prediction.server import serve
 

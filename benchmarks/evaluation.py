@@ -2,8 +2,9 @@
 
     python benchmarks/evaluation.py [--models Ti S] [--images 64] [--rounds 3] [--json FILE]
 
-The same random weights (a Hugging Face folder) and the same photographs for all. The pipeline is tried with each image processor,
-batch size and number of loader processes first; the best of these then takes turns with ours, within one process.
+The same random weights (a Hugging Face folder) and the same photographs for all, in fp32, and in bf16 where the CPU has
+instructions for it. The pipeline is tried with each image processor, batch size and number of loader processes first; the best of
+these in each precision then take turns with ours, within one process.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from models.architecture import Architecture, count_forward_flops  # noqa: E402
 from models.stages import plan_stages  # noqa: E402
 from placement import place  # noqa: E402
 from prediction.loading import complete  # noqa: E402
-from prediction.predictor import Predictor  # noqa: E402
+from prediction.predictor import Predictor, pick_type  # noqa: E402
 from reporting.tables import table  # noqa: E402
 from run_setup import evaluation_loader  # noqa: E402
 from runtime.build import build_runtime  # noqa: E402
@@ -49,11 +50,15 @@ from weights.whole_model import load_whole  # noqa: E402
 
 SIZES = {"Ti": (192, 3), "S": (384, 6), "B": (768, 12)}  # width and heads; 12 blocks, patches of 16, 224 px
 PREDICT, VALIDATE, THEIRS = "predict.py", "validation.py", "transformers pipeline"
+PRECISIONS = {"fp32": "32.32", "bf16": "bf16.32"}  # by the names of predict.py, of configs
 TARGET, NUM_LABELS = 1.5, 1000
 TOLERANCE = 1e-3  # of probabilities of so many images: what resizing rounds differently
 COMPARED = 64
-HEADERS = ("model", "path", "images/s", "min", "max", "to the pipeline", "min", "max", "CPU ms/image", "of matmul rate")
+HEADERS = (
+    "model", "path", "precision", "images/s", "min", "max", "to the best pipeline", "min", "max", "CPU ms/image", "of matmul rate"
+)  # fmt: skip
 Turn = Callable[[], Any]  # goes through all files once
+Setting = Tuple[str, int, int]  # image processor, batch size, loader processes
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -72,7 +77,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     )
     print(table(HEADERS, [row for name, measured in figures.items() for row in rows(name, measured)]))
     for name, measured in figures.items():
-        print(f"{name}/16: the pipeline's best setting is {measured['setting']}; {measured['agreement']}")
+        best = ", ".join(f"in {precision}: {setting}" for precision, setting in measured["settings"].items())
+        print(f"{name}/16: the pipeline's best settings are {best}; in fp32 {measured['agreement']}")
     write_json(options.json, {"cpu": cpu_name(), "cores": machine.num_cores(), "models": figures})
     return 0
 
@@ -92,35 +98,37 @@ def measure(name: str, folder: Path, options: argparse.Namespace) -> Dict[str, A
     """Images a second of every path in every round, and of the matrix products beside them."""
     model = write_model(folder / name, *SIZES[name])
     paths = sorted(map(str, (folder / "photos").rglob("*.jpg")))
-    tried = {
-        setting: rate(their_turn(model, paths[: options.tried], *setting), options.tried) for setting in settings()
-    }
-    setting = max(tried, key=lambda key: tried[key])
-    predict, arch = our_prediction(model, paths)
-    turns: Dict[str, Turn] = {
-        PREDICT: predict,
-        VALIDATE: our_validation(model, folder / "photos", arch),
-        THEIRS: their_turn(model, paths, *setting),
-    }
-    agreement = compare(predict()[:COMPARED], turns[THEIRS]()[:COMPARED])
-    turns[VALIDATE]()
-    rates: Dict[str, List[float]] = {path: [] for path in turns}
-    costs: Dict[str, List[float]] = {path: [] for path in turns}
-    products: List[float] = []
+    arch = complete(open_model(str(model), True)).card.arch
+    turns: Dict[Tuple[str, str], Turn] = {}
+    best: Dict[str, Setting] = {}
+    for precision in PRECISIONS if machine.cpu_multiplies("bfloat16") else ("fp32",):
+        tried = {
+            setting: rate(their_turn(model, paths[: options.tried], precision, *setting), options.tried)
+            for setting in settings()
+        }
+        best[precision] = max(tried, key=lambda key: tried[key])
+        turns[PREDICT, precision] = our_prediction(model, paths, precision)
+        turns[VALIDATE, precision] = our_validation(model, folder / "photos", arch, precision)
+        turns[THEIRS, precision] = their_turn(model, paths, precision, *best[precision])
+    agreement = compare(turns[PREDICT, "fp32"]()[:COMPARED], turns[THEIRS, "fp32"]()[:COMPARED])
+    for turn in turns.values():
+        turn()
+    rates: Dict[Tuple[str, str], List[float]] = {path: [] for path in turns}
+    costs: Dict[Tuple[str, str], List[float]] = {path: [] for path in turns}
+    products: List[Dict[str, float]] = []
     for number in range(options.rounds):
         for path in list(turns)[:: 1 if number % 2 == 0 else -1]:
             begun = sum(os.times()[:4])  # of this process, and of loader processes that have ended
             rates[path].append(rate(turns[path], len(paths)))
             costs[path].append((sum(os.times()[:4]) - begun) / len(paths))
-        products.append(forward_products(arch))
+        products.append({precision: forward_products(arch, precision) for precision in best})
     units = plan_stages([arch.depth])[0].units
     return {
-        "images_per_second": rates,
-        "cpu_seconds_per_image": costs,
+        "images_per_second": {" ".join(path): values for path, values in rates.items()},
+        "cpu_seconds_per_image": {" ".join(path): values for path, values in costs.items()},
         "forward_flops_per_image": sum(count_forward_flops(arch, unit) for unit in units),
         "matmul_flops_per_second": products,
-        "setting": "{} processor, batches of {}, {} loader processes".format(*setting),
-        "tried": {" ".join(map(str, key)): value for key, value in tried.items()},
+        "settings": {key: "{} processor, batches of {}, {} loader processes".format(*best[key]) for key in best},
         "agreement": agreement,
     }
 
@@ -149,12 +157,11 @@ def write_model(folder: Path, width: int, heads: int) -> Path:
     return folder
 
 
-def settings() -> List[Tuple[str, int, int]]:
-    """Image processor, batch size, loader processes."""
+def settings() -> List[Setting]:
     return list(itertools.product(("fast", "slow"), (1, 8, 32), (0, machine.num_cores())))
 
 
-def their_turn(model: Path, paths: Sequence[str], kind: str, batch_size: int, workers: int) -> Turn:
+def their_turn(model: Path, paths: Sequence[str], precision: str, kind: str, batch_size: int, workers: int) -> Turn:
     slow = getattr(transformers, "ViTImageProcessorPil", transformers.ViTImageProcessor)
     fast = getattr(transformers, "ViTImageProcessorFast", None) if slow is transformers.ViTImageProcessor else None
     processor = slow if kind == "slow" else fast or transformers.ViTImageProcessor
@@ -163,6 +170,7 @@ def their_turn(model: Path, paths: Sequence[str], kind: str, batch_size: int, wo
         model=str(model),
         image_processor=processor.from_pretrained(model),
         device="cpu",
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         batch_size=batch_size,
         num_workers=workers,
     )
@@ -174,18 +182,19 @@ def their_turn(model: Path, paths: Sequence[str], kind: str, batch_size: int, wo
     return turn
 
 
-def our_prediction(model: Path, paths: Sequence[str]) -> Tuple[Turn, Architecture]:
-    saved = complete(open_model(str(model), True))
-    predictor = Predictor(load_whole(saved, torch.device("cpu")), saved.card, max_image_pixels=10**9)
+def our_prediction(model: Path, paths: Sequence[str], precision: str) -> Turn:
+    saved, device = complete(open_model(str(model), True)), torch.device("cpu")
+    dtype, _ = pick_type(precision, device)
+    predictor = Predictor(load_whole(saved, device), saved.card, max_image_pixels=10**9, dtype=dtype)
 
     def turn() -> Tensor:
         seen = itertools.chain.from_iterable(predictor.predict_files(paths))
         return torch.stack([one.probabilities for one in seen])
 
-    return turn, saved.card.arch
+    return turn
 
 
-def our_validation(model: Path, photos: Path, arch: Architecture) -> Turn:
+def our_validation(model: Path, photos: Path, arch: Architecture, precision: str) -> Turn:
     """Loss, accuracy and findings over the folder, decoded by as many loader processes as there are cores."""
     flags = {
         "config-file": ROOT / "configs.yaml",
@@ -195,7 +204,7 @@ def our_validation(model: Path, photos: Path, arch: Architecture) -> Turn:
         "dataset": "folder",
         "dataset-path": photos,
         "num-labels": NUM_LABELS,
-        "precision": "32.32",
+        "precision": PRECISIONS[precision],
         "hidden-size": arch.embed_dim,
         "num-attention-heads": arch.num_heads,
         "mlp-dim": arch.mlp_dim,
@@ -226,11 +235,14 @@ def compare(ours: Tensor, theirs: Sequence[Any]) -> str:
     return found
 
 
-def forward_products(arch: Architecture, seconds: float = 1.0) -> float:
+def forward_products(arch: Architecture, precision: str, seconds: float = 1.0) -> float:
     """Operations a second in the weight products of a block's forward pass over 32 images, with all threads."""
     rows, width = 32 * arch.num_tokens, arch.embed_dim
     shapes = [(width, 3 * width), (width, width), (width, arch.mlp_dim), (arch.mlp_dim, width)]
-    operands = [(torch.randn(rows, inner), torch.randn(columns, inner)) for inner, columns in shapes]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    operands = [
+        (torch.randn(rows, inner).to(dtype), torch.randn(columns, inner).to(dtype)) for inner, columns in shapes
+    ]
     durations: List[float] = []
     while len(durations) < 3 or sum(durations) < seconds:
         begun = time.perf_counter()
@@ -242,15 +254,18 @@ def forward_products(arch: Architecture, seconds: float = 1.0) -> float:
 
 def rows(name: str, measured: Dict[str, Any]) -> List[List[str]]:
     rates, flops = measured["images_per_second"], measured["forward_flops_per_image"]
-    products = spread(measured["matmul_flops_per_second"])["median"]
+    theirs = max((path for path in rates if path.startswith(THEIRS)), key=lambda path: spread(rates[path])["median"])
     shown_rows = []
     for path, values in rates.items():
-        ratios = [ours / theirs for ours, theirs in zip(values, rates[THEIRS])]
+        what, _, precision = path.rpartition(" ")
+        ratios = [one / other for one, other in zip(values, rates[theirs])]
+        products = spread([each[precision] for each in measured["matmul_flops_per_second"]])["median"]
         share = spread(values)["median"] * flops / products
         shown_rows.append(
             [
                 f"{name}/16",
-                path,
+                what,
+                precision,
                 *shown(values, lambda value: f"{value:.1f}"),
                 *shown(ratios, lambda value: f"{value:.2f}"),
                 f"{1000 * spread(measured['cpu_seconds_per_image'][path])['median']:.0f}",

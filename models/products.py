@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import machine
 from models.native.functions import SkipAndNorm
+from models.native.kernels import TYPES
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
@@ -66,7 +67,7 @@ class LayerNorm(nn.LayerNorm):
 
     def beside(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """x for a skip connection, and its norm for the branch: the kernel adds their gradients in one pass."""
-        if not self.native or x.dtype != torch.float32:
+        if not self.native or x.dtype != torch.float32 or not kernels_take(x):
             return x, self(x)
         skip, normed = SkipAndNorm.apply(x, self.weight, self.bias, self.eps, type_of_products(x))
         return skip, normed
@@ -165,6 +166,12 @@ def type_of_products(x: Tensor) -> torch.dtype:
 def of_products(x: Tensor) -> Tensor:
     """x in the type that it is multiplied in."""
     return x.to(type_of_products(x))
+
+
+def kernels_take(x: Tensor) -> bool:
+    """Whether the native kernels compute in the type that x is multiplied in."""
+    dtype = type_of_products(x)
+    return dtype in TYPES and multiplies(dtype, x.device)
 
 
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:

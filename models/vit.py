@@ -27,6 +27,7 @@ from models.products import (
     as_autocast_now,
     autocast,
     in_own_type,
+    kernels_take,
     linear,
     multiplies,
     of_products,
@@ -128,7 +129,8 @@ class Attention(nn.Module):
         self.native = False  # see `VisionTransformer.use_native_kernels`
 
     def forward(self, x: Tensor, num_queries: Optional[int] = None) -> Tensor:
-        if self.native and num_queries is None and not (self.training and self.attention_dropout):
+        drops = self.training and self.attention_dropout
+        if self.native and num_queries is None and not drops and kernels_take(x):
             context = ProjectedAttention.apply(of_products(x), self.qkv.weight, self.qkv.bias, self.num_heads)
             return self.proj_drop(self.proj(context))
         if num_queries is None:
@@ -183,7 +185,7 @@ class Mlp(nn.Module):
         self.native = False  # see `VisionTransformer.use_native_kernels`
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.native and not (self.training and self.drop.p):
+        if self.native and not (self.training and self.drop.p) and kernels_take(x):
             return GeluMlp.apply(of_products(x), self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
         return self.drop(self.fc2(self.drop(in_own_type(F.gelu, self.fc1(x)))))
 

@@ -13,6 +13,7 @@ from errors import UserError, nearest, user_path
 MOST_DRAWN = 16  # pictures in the figure of --attention
 BATCH_SIZE, PORT = 64, 8000  # defaults
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16")
 FORMS = {".csv": "csv", ".json": "json", ".jsonl": "json"}
 DESCRIPTION = """\
 Says what is on pictures, with a saved model. A picture is named as a file, a folder (with all below it), a pattern such as
@@ -124,6 +125,13 @@ def _add_answers(group: argparse._ArgumentGroup) -> None:
 def _add_work(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--batch-size", metavar="N", type=int, help=f"pictures at once (default: {BATCH_SIZE})")
     group.add_argument("--device", choices=DEVICES, default="auto", help="(default: %(default)s)")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="of matrix products: bf16 is faster on GPUs and on CPUs that have instructions for it; probabilities are then right "
+        "to about two digits (default: %(default)s)",
+    )
     group.add_argument(
         "--max-image-pixels",
         metavar="N",

@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
-from typing import Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Deque, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from PIL import Image
@@ -19,6 +19,7 @@ from dataset.decode import open_picture
 from errors import UserError
 from insight.answers import probabilities
 from models.native.build import BuildError
+from models.products import multiplies
 from models.vit import VisionTransformer
 from prediction.view import view_of
 from weights.card import ModelCard
@@ -38,9 +39,16 @@ class Seen(NamedTuple):
 class Predictor:
     """A model with what surrounds it. `predict` and `see` may be called from one thread at a time."""
 
-    def __init__(self, model: VisionTransformer, card: ModelCard, max_image_pixels: int, batch_size: int = 64) -> None:
-        """`model` is in evaluation mode, on the device that is to be used."""
-        self.model, self.card, self.batch_size = model, card, batch_size
+    def __init__(
+        self,
+        model: VisionTransformer,
+        card: ModelCard,
+        max_image_pixels: int,
+        batch_size: int = 64,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`model` is in evaluation mode, on the device that is to be used; it multiplies in `dtype`."""
+        self.model, self.card, self.batch_size, self._dtype = model, card, batch_size, dtype
         if next(model.parameters()).device.type == "cpu":
             with suppress(BuildError):  # without a compiler it is slower, no more
                 model.use_native_kernels()
@@ -52,7 +60,7 @@ class Predictor:
 
     def predict(self, views: Tensor) -> Tensor:
         """uint8 [B, C, H, W] to probabilities [B, K], float32 on the CPU. Raises UserError where the model gives none."""
-        answers = probabilities(self.model, self.card, views)
+        answers = probabilities(self.model, self.card, views, self._dtype)
         if not bool(answers.isfinite().all()):
             raise UserError("the model's answers are not finite: its weights are damaged, or training went astray.")
         return answers
@@ -92,6 +100,14 @@ class Predictor:
             return Seen(path, self.see(read_file(path)))
         except BadImageError as error:
             return Seen(path, reason=error.reason)
+
+
+def pick_type(name: str, device: torch.device) -> Tuple[torch.dtype, List[str]]:
+    """fp32 or bf16, and what should be known of it on this device."""
+    if name == "fp32":
+        return torch.float32, []
+    is_slow = not multiplies(torch.bfloat16, device)
+    return torch.bfloat16, ["this CPU has no bf16 instructions: --precision fp32 is faster here"] * is_slow
 
 
 def pick_device(name: str) -> torch.device:

@@ -42,8 +42,9 @@ def measured_matmul_rate(config: Config) -> Dict[str, float]:
 
 
 def measured_training_rates(config: Config) -> Dict[str, float]:
-    """FLOP/s of an encoder block, forward and backward, in fp32 and in bf16 with float32 weights, on the kernels that the run will
-    have. In turns, the quickest round of each.
+    """FLOP/s of an encoder block, forward and backward, in fp32 and in bf16 with float32 weights, on the kernels of the run.
+
+    In turns, the quickest round of each.
     """
     arch = replace(
         architecture_of(config), depth=2, dropout=0.0, attention_dropout=0.0, drop_path_rate=0.0, recompute=False

@@ -206,6 +206,21 @@ def test_attention_never_overwrites_a_picture(tmp_path: Path, capsys: Any) -> No
     assert Path("a.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("has_instructions", [False, True])
+def test_in_bf16_probabilities_are_nearly_those_of_fp32(
+    tmp_path: Path, capsys: Any, monkeypatch: Any, has_instructions: bool
+) -> None:
+    monkeypatch.setattr("prediction.predictor.multiplies", lambda dtype, device: has_instructions)
+    write_pictures(tmp_path, [f"{number}.png" for number in range(6)])
+    exact, rounded = (
+        torch.tensor([[one["probability"] for one in record["labels"]] for record in records])
+        for records in (records_of(capsys, "."), records_of(capsys, "--precision", "bf16", "."))
+    )
+    assert 0 < (exact - rounded).abs().max() < 0.02
+    assert predict.main(["--checkpoint", "model", "--precision", "bf16", "0.png"]) == 0
+    assert ("no bf16 instructions" in capsys.readouterr().err) != has_instructions
+
+
 # Mistakes.
 
 
@@ -218,6 +233,7 @@ def test_attention_never_overwrites_a_picture(tmp_path: Path, capsys: Any) -> No
         (["a.png", "--threshold", "2"], "--threshold 2"),
         (["a.png", "--threshold", "0.3"], "--top-k"),
         (["a.png", "--batch-size", "0"], "--batch-size 0"),
+        (["a.png", "--precision", "16.16"], "invalid choice: '16.16'"),
         (["a.png", "--attention", "x.jpg"], "ends in .png"),
         (["a.png", "--attention", "none/x.png"], "no folder"),
         (["a.png", "--output", "none/x"], "No such file"),
