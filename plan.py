@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Optional, Sequence
 
 import launch
 
+SECONDS = 1.0  # that this CPU is measured for
+
 if TYPE_CHECKING:
     import argparse
 
@@ -75,7 +77,7 @@ def _choice(config: Config, own: argparse.Namespace) -> Optional[Choice]:
 
 def _layout(config: Config, own: argparse.Namespace) -> Layout:
     """Where the config would run: on the machine that is named, else on this one."""
-    from machine import num_gpus
+    from machine import num_cores, num_gpus
     from placement import place
     from planning.layout import check_runtime, layout_on
     from planning.machines import named_machine, this_machine
@@ -84,11 +86,14 @@ def _layout(config: Config, own: argparse.Namespace) -> Layout:
         return layout_on(config, named_machine(own.machine, own.hosts), own.hosts)
     measured = None
     if own.machine == "cpu":
-        from runtime.matmul_speed import measured_matmul_rate
+        from planning.throughput import KINDS
+        from runtime.block_speed import measured_block_rates
 
         check_runtime(config, this_machine(0))
         config = config.model_copy(update={"device": "cpu"})
-        measured = measured_matmul_rate(config)
+        threads = num_cores() if place(config).runtime == "single" else 1
+        (rate,) = measured_block_rates(config, (config.precision,), SECONDS, threads).values()
+        measured = {KINDS[config.precision.split(".")[0]]: rate}
     placement = place(config) if own.hosts in (None, 1) else None
     if placement is not None and placement.runtime == "ipu":
         return layout_on(

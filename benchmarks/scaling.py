@@ -41,7 +41,7 @@ from planning.schedule import makespan, orders_of, simulate  # noqa: E402
 from planning.throughput import predict, work_of  # noqa: E402
 from reporting.tables import table  # noqa: E402
 from runtime.base import Trace  # noqa: E402
-from runtime.matmul_speed import measured_matmul_rate  # noqa: E402
+from runtime.block_speed import measured_block_rates  # noqa: E402
 
 MICRO_BATCH, WIDTH, DEPTH = 4, 192, 8
 IMAGES_A_TURN = 64  # of each process group: a second or two
@@ -93,7 +93,7 @@ class Round(NamedTuple):
     traces: Dict[Point, List[Trace]]
     rates: Dict[str, float]  # FLOP/s of one process of `single`: alone, on all cores
     links: Links
-    matmul_rate: float  # FLOP/s of all cores together
+    block_rate: float  # FLOP/s of all cores together in an encoder block's training
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -119,7 +119,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def inputs_of(rounds: Sequence[Round]) -> Dict[str, List[float]]:
     """What the predictions of all runs are made of."""
     return {
-        "GFLOP/s of products on all cores": [found.matmul_rate / 1e9 for found in rounds],
+        "GFLOP/s of a block on all cores": [found.block_rate / 1e9 for found in rounds],
         "of `single` alone": [found.rates[ALONE] / 1e9 for found in rounds],
         "of each on all cores": [found.rates[ON_ALL_CORES] / 1e9 for found in rounds],
         "us a message": [found.links.latency * 1e6 for found in rounds],
@@ -175,8 +175,9 @@ def measure_all(count: int) -> List[Round]:
 
 
 def _measure_round(number: int, singles: List[Workers], runs: Dict[Point, Workers], pair: Workers) -> Round:
-    matmul_rate = max(measured_matmul_rate(config_of(POINTS[0])).values())
-    found = Round({}, {}, {}, links_between(pair), matmul_rate)
+    config = config_of(POINTS[0])
+    (block_rate,) = measured_block_rates(config, (config.precision,), seconds=1.0, threads=1).values()
+    found = Round({}, {}, {}, links_between(pair), block_rate)
     for name, group in ((ALONE, singles[:1]), (ON_ALL_CORES, singles)):
         seconds, traces = measure(group, IMAGES_A_TURN // MICRO_BATCH)
         update = sum(piece.end - piece.begin for piece in traces[0].pieces if piece.kind == "update")
@@ -200,7 +201,7 @@ def flops_of_an_image() -> int:
 
 def cpu_row(point: Point, rounds: Sequence[Round]) -> List[str]:
     predictions = {
-        "plan": [predicted(point, this_machine(0, None, {"fp32": found.matmul_rate})) for found in rounds],
+        "plan": [predicted(point, this_machine(0, None, {"fp32": found.block_rate})) for found in rounds],
         "single": [predicted(point, machine_like_single(point, found)) for found in rounds],
         "pieces": [predicted_from_pieces(point, found) for found in rounds] if has_pieces(point) else [],
     }

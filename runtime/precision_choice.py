@@ -13,6 +13,8 @@ import machine
 if TYPE_CHECKING:
     from config import Config
 
+FP32, BF16 = "32.32", "bf16.32"
+SECONDS = 0.3
 LEAST_GAIN = 1.1  # times float32's speed, which is worth its digits
 FIRST_BF16_GPU = (8, 0)  # NVIDIA's compute capability
 
@@ -45,22 +47,24 @@ def choose(config: Config, runtime: str) -> Choice:
     if machine.num_gpus(config.device):
         return _on_gpu_here()
     if not machine.cpu_multiplies("bfloat16"):
-        return Choice("32.32", "this CPU has no bf16 instructions")
-    from runtime.matmul_speed import measured_training_rates
+        return Choice(FP32, "this CPU has no bf16 instructions")
+    from runtime.block_speed import measured_block_rates
 
-    return _faster(measured_training_rates(config))
+    return _faster(
+        measured_block_rates(config, (FP32, BF16), SECONDS, machine.num_cores() if runtime == "single" else 1)
+    )
 
 
 def on_ipu() -> Choice:
     return Choice(
-        "32.32",
+        FP32,
         "IPUs have no bf16, and fp16 needs a loss scale that suits the recipe (16.16 or 16.32, with loss_scaling, is the fast "
         "choice there)",
     )
 
 
 def on_gpu(name: str, computes_bf16: bool) -> Choice:
-    return Choice("bf16.32", f"{name} multiplies bf16") if computes_bf16 else Choice("32.32", f"{name} has no bf16")
+    return Choice(BF16, f"{name} multiplies bf16") if computes_bf16 else Choice(FP32, f"{name} has no bf16")
 
 
 def _on_gpu_here() -> Choice:
@@ -71,8 +75,8 @@ def _on_gpu_here() -> Choice:
 
 
 def _faster(rates: Dict[str, float]) -> Choice:
-    fp32, bf16 = rates["fp32"], rates["bf16"]
-    precision = "bf16.32" if bf16 >= LEAST_GAIN * fp32 else "32.32"
+    fp32, bf16 = rates[FP32], rates[BF16]
+    precision = BF16 if bf16 >= LEAST_GAIN * fp32 else FP32
     return Choice(
         precision,
         f"an encoder block trains at {bf16 / 1e9:,.0f} GFLOP/s in bf16 and {fp32 / 1e9:,.0f} in fp32 here "

@@ -18,7 +18,7 @@ import pretrain
 from config import load_config
 from errors import UserError
 from placement import place_pipeline, place_single
-from runtime import matmul_speed
+from runtime import block_speed
 from runtime.build import build_runtime
 from runtime.precision_choice import choose
 from runtime.single import SingleRuntime
@@ -29,10 +29,10 @@ from tests.small import TINY_CONFIGS, small_config
 def pretend(patch: Any, fp32: float, bf16: float) -> None:
     """A CPU that has bf16 instructions, and these speeds."""
     patch.setattr(machine, "cpu_multiplies", lambda kind: True)
-    patch.setattr(matmul_speed, "measured_training_rates", lambda config: {"fp32": fp32, "bf16": bf16})
+    patch.setattr(block_speed, "measured_block_rates", lambda *_: {"32.32": fp32, "bf16.32": bf16})
 
 
-def must_not_measure(config: Any) -> Dict[str, float]:
+def must_not_measure(*_: Any) -> Dict[str, float]:
     raise AssertionError("nothing is to be measured")
 
 
@@ -52,7 +52,7 @@ def test_the_faster_one_is_chosen_and_both_rates_are_told(
 
 def test_a_cpu_without_instructions_is_not_measured(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(machine, "cpu_multiplies", lambda kind: False)
-    monkeypatch.setattr(matmul_speed, "measured_training_rates", must_not_measure)
+    monkeypatch.setattr(block_speed, "measured_block_rates", must_not_measure)
     runtime = build_runtime(config := small_config(tmp_path, precision="auto"), place_single(config))
     assert runtime.config.precision == "32.32"
     assert "precision auto: 32.32, as this CPU has no bf16 instructions" in runtime.notes
@@ -85,7 +85,7 @@ def test_the_model_computes_in_the_precision_that_was_chosen(tmp_path: Any, monk
 
 def test_a_precision_that_is_named_is_not_measured(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(machine, "cpu_multiplies", lambda kind: True)
-    monkeypatch.setattr(matmul_speed, "measured_training_rates", must_not_measure)
+    monkeypatch.setattr(block_speed, "measured_block_rates", must_not_measure)
     runtime = build_runtime(config := small_config(tmp_path), place_single(config))
     assert not any("precision auto" in note for note in runtime.notes)
 
@@ -122,7 +122,7 @@ def test_a_resumed_run_keeps_the_numbers_that_it_began_with(tmp_path: Path, monk
     assert "precision auto: bf16.32, as " in capfd.readouterr().out
     assert "precision: bf16.32\n" in Path("run/config.yaml").read_text()
 
-    monkeypatch.setattr(matmul_speed, "measured_training_rates", must_not_measure)
+    monkeypatch.setattr(block_speed, "measured_block_rates", must_not_measure)
     assert launch.run("pretrain", pretrain.main, ["--config", "tiny", "--resume", "--training-steps", "4"]) == 0
     printed = capfd.readouterr().out
     assert "resumed with other keys: training_steps 3 -> 4\n" in printed
@@ -143,15 +143,17 @@ def test_plans_show_what_was_chosen(tmp_path: Path, monkeypatch: Any, capsys: An
 @pytest.mark.parametrize(("name", "precision"), [("h200x8", "bf16.32"), ("pod16", "32.32")])
 def test_plans_for_other_machines_do_not_measure_this_one(monkeypatch: Any, capsys: Any, name, precision) -> None:
     monkeypatch.setattr(machine, "cpu_multiplies", lambda kind: True)
-    monkeypatch.setattr(matmul_speed, "measured_training_rates", must_not_measure)
+    monkeypatch.setattr(block_speed, "measured_block_rates", must_not_measure)
     runtime = "ipu" if name == "pod16" else "auto"
     assert plan.main(["--config", "digits", "--machine", name, "--runtime", runtime]) == 0
     assert f"precision auto: {precision}, as " in capsys.readouterr().out
 
 
-def test_the_measurement_is_short_and_of_both_kinds(tmp_path: Any) -> None:
-    rates = matmul_speed.measured_training_rates(small_config(tmp_path, hidden_size=64, mlp_dim=128))
-    assert set(rates) == {"fp32", "bf16"}
+@pytest.mark.parametrize("precisions", [("32.32", "bf16.32"), ("16.16",), ("16.32",), ("bf16.16",)])
+def test_blocks_are_measured_in_every_precision(tmp_path: Any, precisions: Tuple[str, ...]) -> None:
+    config = small_config(tmp_path, hidden_size=64, mlp_dim=128, recompute_checkpoint_every_layer=True)
+    rates = block_speed.measured_block_rates(config, precisions, 0.1, threads=1)
+    assert set(rates) == set(precisions)
     assert all(1e6 < rate < 1e15 for rate in rates.values())
 
 

@@ -1,0 +1,60 @@
+"""How fast this CPU trains an encoder block of a config's size, measured for a second or less."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Callable, Dict, Sequence
+
+import torch
+
+from machine import num_cores
+from models.architecture import Architecture, architecture_of, count_forward_flops
+from models.stages import Stage
+from models.vit import build_model
+from runtime.devices import set_threads, use_native_kernels
+from runtime.precision import precision_of
+
+if TYPE_CHECKING:
+    from config import Config
+
+MOST_ROWS = 2048  # tokens that pass the block at once
+BLOCK = "block 0"
+
+
+def measured_block_rates(config: Config, precisions: Sequence[str], seconds: float, threads: int) -> Dict[str, float]:
+    """FLOP/s of all cores together, forward and backward, in each of the `precisions`, on the kernels that a run would have.
+
+    As if every core did what one does of a process with so many `threads`, if the config does not name another number. The
+    precisions take turns for so many `seconds` together, at least once; what counts is the quickest turn of each.
+    """
+    set_threads(config, default=threads)
+    arch = replace(
+        architecture_of(config), depth=2, dropout=0.0, attention_dropout=0.0, drop_path_rate=0.0, recompute=False
+    )
+    images = max(1, min(MOST_ROWS // arch.num_tokens, config.micro_batch_size))
+    passes = {name: _training_pass(arch, images, config.model_copy(update={"precision": name})) for name in precisions}
+    quickest: Dict[str, float] = {}
+    begun = time.perf_counter()
+    while not quickest or time.perf_counter() - begun < seconds:
+        for name, train in passes.items():
+            start = time.perf_counter()
+            train()
+            quickest[name] = min(time.perf_counter() - start, quickest.get(name, float("inf")))
+    operations = 3 * images * count_forward_flops(arch, BLOCK) * num_cores() / min(num_cores(), torch.get_num_threads())
+    return {name: operations / taken for name, taken in quickest.items()}
+
+
+def _training_pass(arch: Architecture, images: int, config: Config) -> Callable[[], None]:
+    device, precision = torch.device("cpu"), precision_of(config)
+    block = build_model(arch, seed=0, stage=Stage(0, (BLOCK,))).to(precision.weights)
+    use_native_kernels([block], config, device)
+    shape = (2, images, arch.num_tokens, arch.embed_dim)
+    tokens, gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(precision.tokens)
+
+    def train() -> None:
+        with precision.forward(device):
+            output = block(tokens.requires_grad_())
+        (output * gradient).sum().backward()  # not with `gradient` as its argument: torch would import its compiler
+
+    return train
