@@ -180,7 +180,7 @@ class Config(BaseModel):
     native_kernels: Literal["auto", "on", "off"] = key(
         "auto",
         TRAINING,
-        "on a CPU, in float32: attention and MLPs on kernels of our own, compiled once; auto: where a C++ compiler is",
+        "on a CPU, in 32.32 and bf16.32: encoder blocks on kernels of our own, compiled once; auto: where a C++ compiler is",
         when=lambda c, r: r != "ipu",
     )
 

@@ -70,7 +70,7 @@ def _choice(config: Config, own: argparse.Namespace) -> Optional[Choice]:
 
     if own.machine in (None, "cpu"):
         here = config if own.machine is None else config.model_copy(update={"device": "cpu"})
-        return choose(here, "ipu" if own.hosts in (None, 1) and place(here).runtime == "ipu" else "single")
+        return choose(here, place(here).runtime if own.hosts in (None, 1) else "single")
     device = named_machine(own.machine, own.hosts).device
     return on_ipu() if device.kind == "ipu" else on_gpu(f"an {device.name}", "bf16" in device.peaks)
 

@@ -10,6 +10,7 @@ these in each precision then take turns with ours, within one process.
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 import os
 import sys
@@ -57,6 +58,7 @@ COMPARED = 64
 HEADERS = (
     "model", "path", "precision", "images/s", "min", "max", "to the best pipeline", "min", "max", "CPU ms/image", "of matmul rate"
 )  # fmt: skip
+_TYPE_KEY = "dtype" if "dtype" in inspect.signature(transformers.pipeline).parameters else "torch_dtype"
 Turn = Callable[[], Any]  # goes through all files once
 Setting = Tuple[str, int, int]  # image processor, batch size, loader processes
 
@@ -170,7 +172,7 @@ def their_turn(model: Path, paths: Sequence[str], precision: str, kind: str, bat
         model=str(model),
         image_processor=processor.from_pretrained(model),
         device="cpu",
-        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+        **{_TYPE_KEY: torch.bfloat16 if precision == "bf16" else torch.float32},
         batch_size=batch_size,
         num_workers=workers,
     )

@@ -19,6 +19,7 @@ from models.native.functions import SkipAndNorm
 from models.native.kernels import TYPES
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
+_FIRST_BF16_GPU = (8, 0)  # NVIDIA's compute capability
 
 
 def _computes_half() -> bool:
@@ -177,6 +178,11 @@ def kernels_take(x: Tensor) -> bool:
 def multiplies(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the device multiplies matrices of this type as fast as it can: not by widening number after number."""
     return device.type != "cpu" or dtype not in _WIDENED_ON_CPU
+
+
+def gpu_computes_bf16(device: Optional[torch.device] = None) -> bool:
+    """Whether a GPU, else the process's own, has instructions for it: NVIDIA's from Ampere on."""
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= _FIRST_BF16_GPU
 
 
 def _autocast_type(device: torch.device) -> Optional[torch.dtype]:

@@ -86,7 +86,9 @@ H100 = replace(H200, name="H100 GPU", memory=80 * GB, memory_rate=3.35 * TERA)  
 POD_CORES = 64  # the loaders that the public PopTorch ViT application starts on each host
 DGX_CORES = 112  # of a DGX H100 or H200
 CPU_EFFICIENCY = 0.75
-CPU_EFFICIENCY_FROM = "all cores at once, beside the quickest of an encoder block's passes, which are measured before each plan"
+CPU_EFFICIENCY_FROM = (
+    "all cores at once, beside the quickest of an encoder block's passes, which are measured before each plan"
+)
 
 MACHINES = {
     "pod16": Machine("pod16", BOW, 16, cores=POD_CORES),

@@ -129,8 +129,8 @@ def _add_work(group: argparse._ArgumentGroup) -> None:
         "--precision",
         choices=PRECISIONS,
         default=PRECISIONS[0],
-        help="of matrix products: bf16 is faster on GPUs and on CPUs that have instructions for it; probabilities are then right "
-        "to about two digits (default: %(default)s)",
+        help="of matrix products: bf16 is faster on GPUs from Ampere on and on CPUs with instructions for it; probabilities are "
+        "then right to about two digits (default: %(default)s)",
     )
     group.add_argument(
         "--max-image-pixels",

@@ -19,7 +19,7 @@ from dataset.decode import open_picture
 from errors import UserError
 from insight.answers import probabilities
 from models.native.build import BuildError
-from models.products import multiplies
+from models.products import gpu_computes_bf16, multiplies
 from models.vit import VisionTransformer
 from prediction.view import view_of
 from weights.card import ModelCard
@@ -103,9 +103,11 @@ class Predictor:
 
 
 def pick_type(name: str, device: torch.device) -> Tuple[torch.dtype, List[str]]:
-    """fp32 or bf16, and what should be known of it on this device."""
+    """fp32 or bf16, and what should be known of it on this device. Raises UserError for bf16 on a GPU without it."""
     if name == "fp32":
         return torch.float32, []
+    if device.type == "cuda" and not gpu_computes_bf16(device):
+        raise UserError(f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16. Use --precision fp32.")
     is_slow = not multiplies(torch.bfloat16, device)
     return torch.bfloat16, ["this CPU has no bf16 instructions: --precision fp32 is faster here"] * is_slow
 

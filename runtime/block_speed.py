@@ -1,4 +1,4 @@
-"""How fast this CPU trains an encoder block of a config's size, measured for a second or less."""
+"""How fast this CPU trains an encoder block of a config's size, measured for a second or two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from runtime.precision import precision_of
 if TYPE_CHECKING:
     from config import Config
 
-MOST_ROWS = 2048  # tokens that pass the block at once
+MOST_ROWS, MOST_FLOPS = 2048, 1e10  # of a pass: tokens, and operations forward and backward
+LEAST_TURNS, LONGEST = 5, 2.0  # of each precision, unless they take so many seconds together
 BLOCK = "block 0"
 
 
@@ -26,29 +27,35 @@ def measured_block_rates(config: Config, precisions: Sequence[str], seconds: flo
     """FLOP/s of all cores together, forward and backward, in each of the `precisions`, on the kernels that a run would have.
 
     As if every core did what one does of a process with so many `threads`, if the config does not name another number. The
-    precisions take turns for so many `seconds` together, at least once; what counts is the quickest turn of each.
+    precisions take turns for so many `seconds` together, longer where that is few turns; what counts is the quickest of each.
     """
     set_threads(config, default=threads)
-    arch = replace(
-        architecture_of(config), depth=2, dropout=0.0, attention_dropout=0.0, drop_path_rate=0.0, recompute=False
-    )
-    images = max(1, min(MOST_ROWS // arch.num_tokens, config.micro_batch_size))
+    arch = replace(architecture_of(config), depth=2, recompute=False)
+    operations = 3 * count_forward_flops(arch, BLOCK)
+    images = max(1, min(config.micro_batch_size, MOST_ROWS // arch.num_tokens, int(MOST_FLOPS / operations)))
     passes = {name: _training_pass(arch, images, config.model_copy(update={"precision": name})) for name in precisions}
     quickest: Dict[str, float] = {}
-    begun = time.perf_counter()
-    while not quickest or time.perf_counter() - begun < seconds:
-        for name, train in passes.items():
-            start = time.perf_counter()
-            train()
-            quickest[name] = min(time.perf_counter() - start, quickest.get(name, float("inf")))
-    operations = 3 * images * count_forward_flops(arch, BLOCK) * num_cores() / min(num_cores(), torch.get_num_threads())
-    return {name: operations / taken for name, taken in quickest.items()}
+    with torch.random.fork_rng(devices=[]):  # dropout draws from the process's generator
+        for train in passes.values():
+            train()  # the first is slower
+        begun, turns = time.perf_counter(), 0
+        while (
+            (taken := time.perf_counter() - begun) < seconds or (turns < LEAST_TURNS and taken < LONGEST) or not turns
+        ):
+            for name, train in passes.items():
+                start = time.perf_counter()
+                train()
+                quickest[name] = min(time.perf_counter() - start, quickest.get(name, float("inf")))
+            turns += 1
+    parallel = num_cores() / min(num_cores(), torch.get_num_threads())
+    return {name: images * operations * parallel / taken for name, taken in quickest.items()}
 
 
 def _training_pass(arch: Architecture, images: int, config: Config) -> Callable[[], None]:
     device, precision = torch.device("cpu"), precision_of(config)
     block = build_model(arch, seed=0, stage=Stage(0, (BLOCK,))).to(precision.weights)
-    use_native_kernels([block], config, device)
+    if config.compile != "on" and config.native_kernels != "off":  # a missing compiler is told by the run
+        use_native_kernels([block], config.model_copy(update={"native_kernels": "auto"}), device)
     shape = (2, images, arch.num_tokens, arch.embed_dim)
     tokens, gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(precision.tokens)
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 FP32, BF16 = "32.32", "bf16.32"
 SECONDS = 0.3
 LEAST_GAIN = 1.1  # times float32's speed, which is worth its digits
-FIRST_BF16_GPU = (8, 0)  # NVIDIA's compute capability
 
 
 class Choice(NamedTuple):
@@ -41,7 +40,7 @@ def decided(
 
 
 def choose(config: Config, runtime: str) -> Choice:
-    """What this machine is faster at. On a CPU with bf16 instructions, measured for less than a second."""
+    """What this machine is faster at. On a CPU with bf16 instructions, measured for a second or two."""
     if runtime == "ipu":
         return on_ipu()
     if machine.num_gpus(config.device):
@@ -70,8 +69,9 @@ def on_gpu(name: str, computes_bf16: bool) -> Choice:
 def _on_gpu_here() -> Choice:
     import torch
 
-    computes = torch.version.hip is not None or torch.cuda.get_device_capability() >= FIRST_BF16_GPU
-    return on_gpu(torch.cuda.get_device_name(), computes)
+    from models.products import gpu_computes_bf16
+
+    return on_gpu(torch.cuda.get_device_name(), gpu_computes_bf16())
 
 
 def _faster(rates: Dict[str, float]) -> Choice:

@@ -17,6 +17,8 @@ import plan
 import pretrain
 from config import load_config
 from errors import UserError
+from models.native import build
+from models.native.kernels import library
 from placement import place_pipeline, place_single
 from runtime import block_speed
 from runtime.build import build_runtime
@@ -61,7 +63,7 @@ def test_a_cpu_without_instructions_is_not_measured(tmp_path: Any, monkeypatch: 
 @pytest.mark.parametrize(("capability", "precision"), [((9, 0), "bf16.32"), ((8, 0), "bf16.32"), ((7, 5), "32.32")])
 def test_a_gpu_is_judged_by_its_generation(tmp_path: Any, monkeypatch: Any, capability, precision) -> None:
     monkeypatch.setattr(machine, "num_gpus", lambda device: int(device != "cpu"))
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
     choice = choose(small_config(tmp_path, precision="auto", device="auto"), "single")
     assert choice.precision == precision
@@ -155,6 +157,20 @@ def test_blocks_are_measured_in_every_precision(tmp_path: Any, precisions: Tuple
     rates = block_speed.measured_block_rates(config, precisions, 0.1, threads=1)
     assert set(rates) == set(precisions)
     assert all(1e6 < rate < 1e15 for rate in rates.values())
+
+
+@pytest.mark.parametrize(
+    "keys", [{"native_kernels": "on"}, {"native_kernels": "on", "compile": "on"}, {"hidden_dropout_prob": 0.3}]
+)
+def test_a_measurement_neither_fails_for_what_the_run_tells_nor_draws_its_numbers(
+    tmp_path: Any, monkeypatch: Any, keys: Dict[str, Any]
+) -> None:
+    monkeypatch.setattr(build, "COMPILERS", ())
+    monkeypatch.delenv("CXX", raising=False)
+    library.cache_clear()
+    state = torch.get_rng_state()
+    assert block_speed.measured_block_rates(small_config(tmp_path, **keys), ("32.32",), 0.01, threads=1)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_unknown_precision_is_told_of_auto(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from dataset.registry import open_source
 from errors import UserError
 from placement import place
 from prediction.options import MOST_DRAWN, parse_options
+from prediction.predictor import pick_type
 from run_setup import evaluation_loader
 from runtime.build import build_runtime
 from saving import Saver
@@ -219,6 +220,15 @@ def test_in_bf16_probabilities_are_nearly_those_of_fp32(
     assert 0 < (exact - rounded).abs().max() < 0.02
     assert predict.main(["--checkpoint", "model", "--precision", "bf16", "0.png"]) == 0
     assert ("no bf16 instructions" in capsys.readouterr().err) != has_instructions
+
+
+def test_bf16_on_a_gpu_without_it_is_refused(monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Some GPU")
+    with pytest.raises(UserError, match=r"Some GPU has no bf16\. Use --precision fp32"):
+        pick_type("bf16", torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    assert pick_type("bf16", torch.device("cuda", 0)) == (torch.bfloat16, [])
 
 
 # Mistakes.
