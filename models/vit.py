@@ -287,6 +287,8 @@ class VisionTransformer(nn.Module):
     def use_native_kernels(self) -> None:
         """Lets blocks of float32 weights on a CPU run on `models.native`, under autocast to bf16, too. Raises BuildError."""
         library()
+        if any(weight.dtype != torch.float32 for weight in self.blocks.parameters()):
+            return
         for block in self.blocks.values():
             for module in block.modules():
                 if isinstance(module, (Attention, Mlp, LayerNorm)):

@@ -1,1 +1,1 @@
-"""Encoder blocks' own kernels for float32 on CPUs, compiled for the machine that they run on."""
+"""Encoder blocks' own kernels on CPUs, compiled for the machine that they run on."""

@@ -66,7 +66,7 @@ class Scratch {
     char* next_;
 };
 
-// Rows of scores are of whole vectors, and their last numbers of no meaning.
+// Rows of scores are of whole vectors, and their last numbers of no meaning. What is no number is passed over: `exponentials` keeps it.
 inline float largest(const float* scores, long tokens) {
     Vector most = all(-INFINITY);
     vectors(tokens, [&](auto part, long token) {
@@ -76,11 +76,11 @@ inline float largest(const float* scores, long tokens) {
     return maximum(most);
 }
 
-// A row of scores to exp(factor * score - shift) in place, 0 behind the last; gives their sum.
+// A row of scores to exp(factor * (score - shift)) in place, 0 behind the last; gives their sum.
 inline float exponentials(float* scores, float factor, float shift, long tokens) {
     Vector total = {};
     vectors(tokens, [&](auto part, long token) {
-        Vector weight = part.keep(exponential(read(scores + token) * factor - shift), 0.0f);
+        Vector weight = part.keep(exponential((read(scores + token) - shift) * factor), 0.0f);
         total += weight;
         write(scores + token, weight);
     });
@@ -222,9 +222,9 @@ class Attention {
             float totals[MOST_QUERIES + TILE_ROWS];
             for (long i = 0; i < count; i++) {
                 float* row = scores + i * s.wide_tokens;
-                float shift = largest(row, s.tokens) * factor_;
+                float shift = largest(row, s.tokens);
                 totals[i] = exponentials(row, factor_, shift, s.tokens);
-                log_sums[begin + i] = shift + std::log(totals[i]);
+                log_sums[begin + i] = shift + std::log(totals[i]) / factor_;
             }
             times_strips(count, packing_.along_rows(scores, count), values, context);
             for (long i = 0; i < count; i++) {
@@ -355,7 +355,7 @@ class Attention {
 };
 
 // qkv [images, tokens, 3 * heads * channels], bias [3 * heads * channels] -> out [images, tokens, heads * channels] and the
-// logarithms of the softmax's sums [images, heads, tokens].
+// logarithms of the softmax's sums [images, heads, tokens], over the factor of the scores.
 template <typename Kind, typename Number = typename Kind::Number>
 void attention_forward(const Number* qkv, const float* bias, Number* out, float* log_sums, long images, long tokens, long heads,
                        long channels, int threads) {

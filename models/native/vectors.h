@@ -157,10 +157,17 @@ inline float maximum(Vector values) {
 }
 #endif
 
-// exp(x) to one unit in the last place, for x <= 88; below -87 it stays what it is there, about 1e-38.
+// exp(x) to one unit in the last place; what is no number stays none. Numbers of 88 and more count as 88, and those below -87 as
+// that, about 1e-38; with AVX-512 as infinite and 0.
 inline Vector exponential(Vector x) {
     constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves no digits behind the point, and the number in the last bits
-    x = x < -87.0f ? all(-87.0f) : x;
+#if defined(__AVX512F__)
+    constexpr float LEAST = -110.0f;
+#else
+    constexpr float LEAST = -87.0f;
+    x = x > 88.0f ? all(88.0f) : x;
+#endif
+    x = x < LEAST ? all(LEAST) : x;
     Vector shifted = x * 1.44269504f + ROUND;
     Vector power = shifted - ROUND;
     Vector rest = x - power * 0.693145752f - power * 1.42860677e-6f;  // ln 2 in two parts
@@ -169,7 +176,11 @@ inline Vector exponential(Vector x) {
     tail = tail * rest + 0.166665206f;
     tail = tail * rest + 0.499999934f;
     Vector mantissa = tail * (rest * rest) + (rest + 1.0f);
-    return as<Vector>(as<Words>(mantissa) + (as<Words>(shifted) << 23));  // times 2^power
+#if defined(__AVX512F__)
+    return as<Vector>(_mm512_scalef_ps(as<__m512>(mantissa), as<__m512>(power)));
+#else
+    return x == x ? as<Vector>(as<Words>(mantissa) + (as<Words>(shifted) << 23)) : x;  // times 2^power
+#endif
 }
 
 // 1 / x to two units in the last place, for x neither very large nor small.

@@ -15,7 +15,7 @@ from models.architecture import Architecture
 from models.native import build
 from models.native.build import BuildError, built_library
 from models.native.functions import GeluMlp, ProjectedAttention, SkipAndNorm
-from models.native.kernels import attention_forward, gelu_backward_, gelu_forward, library
+from models.native.kernels import attention_backward, attention_forward, gelu_backward_, gelu_forward, library
 from models.products import autocast
 from models.vit import VisionTransformer, build_model
 from runtime.devices import use_native_kernels
@@ -90,6 +90,29 @@ def test_scores_far_apart_neither_overflow_nor_vanish(dtype: torch.dtype) -> Non
     qkv[0, 1, 2] = 5.0
     out, _ = attention_forward(qkv, torch.zeros(3), 1)
     torch.testing.assert_close(out[0, :, 0], torch.tensor([1.0, 1.0, 7.0 / 3.0], dtype=dtype))
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e8])
+@pytest.mark.parametrize("channels", [24, 64])
+def test_of_large_scores_attention_is_that_of_torch(channels: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, 9, 3 * channels, generator=generator)
+    qkv[..., : 2 * channels] *= scale**0.5
+    gradient = torch.randn(2, 9, channels, generator=generator)
+    plain = qkv.clone().requires_grad_()
+    expected = F.scaled_dot_product_attention(*plain.split(channels, dim=2))
+    (of_plain,) = torch.autograd.grad(expected, plain, gradient)
+    out, log_sums = attention_forward(qkv, torch.zeros(3 * channels), 1)
+    of_qkv, _ = attention_backward(gradient, qkv, torch.zeros(3 * channels), out, log_sums)
+    assert error(out, expected.double()) < 1e-4  # scores of 1e4 are themselves known to 1e-3
+    assert error(of_qkv[..., 2 * channels :], of_plain[..., 2 * channels :].double()) < 1e-3
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, -1])
+def test_no_kind_of_nan_becomes_a_number(bits: int) -> None:
+    qkv = torch.randn(1, 5, 24, generator=torch.Generator().manual_seed(0))
+    qkv[0, 2, 9] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)  # of a key: all queries meet it
+    assert attention_forward(qkv, torch.zeros(24), 1)[0].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", TYPES)
