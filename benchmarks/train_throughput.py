@@ -215,7 +215,8 @@ def contenders(options: argparse.Namespace, name: str, batch: int, arch: Archite
         setting = f"precision {PRECISIONS[precision]}" + ", compile on" * compiled
         ours = Contender(tables.OURS, precision, setting, _builder(arguments), compiled)
         found += [ours, *peers(arch, batch, precision, compiled)]
-    return [dataclasses.replace(each, is_trial=each.precision == "bf16" or each.is_compiled) for each in found]
+    slower = "fp32" if cpu_multiplies("bfloat16") and has_kind(options, "bf16", name, batch) else "bf16"
+    return [dataclasses.replace(each, is_trial=each.precision == slower or each.is_compiled) for each in found]
 
 
 def _builder(arguments: List[str]) -> Any:
