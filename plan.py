@@ -77,7 +77,7 @@ def _choice(config: Config, own: argparse.Namespace) -> Optional[Choice]:
 
 def _layout(config: Config, own: argparse.Namespace) -> Layout:
     """Where the config would run: on the machine that is named, else on this one."""
-    from machine import num_cores, num_gpus
+    from machine import num_gpus
     from placement import place
     from planning.layout import check_runtime, layout_on
     from planning.machines import named_machine, this_machine
@@ -91,8 +91,7 @@ def _layout(config: Config, own: argparse.Namespace) -> Layout:
 
         check_runtime(config, this_machine(0))
         config = config.model_copy(update={"device": "cpu"})
-        threads = num_cores() if place(config).runtime == "single" else 1
-        (rate,) = measured_block_rates(config, (config.precision,), SECONDS, threads).values()
+        (rate,) = measured_block_rates(config, (config.precision,), SECONDS, place(config).runtime).values()
         measured = {KINDS[config.precision.split(".")[0]]: rate}
     placement = place(config) if own.hosts in (None, 1) else None
     if placement is not None and placement.runtime == "ipu":

@@ -176,7 +176,7 @@ def measure_all(count: int) -> List[Round]:
 
 def _measure_round(number: int, singles: List[Workers], runs: Dict[Point, Workers], pair: Workers) -> Round:
     config = config_of(POINTS[0])
-    (block_rate,) = measured_block_rates(config, (config.precision,), seconds=1.0, threads=1).values()
+    (block_rate,) = measured_block_rates(config, (config.precision,), seconds=1.0, runtime="pipeline").values()
     found = Round({}, {}, {}, links_between(pair), block_rate)
     for name, group in ((ALONE, singles[:1]), (ON_ALL_CORES, singles)):
         seconds, traces = measure(group, IMAGES_A_TURN // MICRO_BATCH)

@@ -286,9 +286,9 @@ class VisionTransformer(nn.Module):
 
     def use_native_kernels(self) -> None:
         """Lets blocks of float32 weights on a CPU run on `models.native`, under autocast to bf16, too. Raises BuildError."""
-        library()
         if any(weight.dtype != torch.float32 for weight in self.blocks.parameters()):
             return
+        library()
         for block in self.blocks.values():
             for module in block.modules():
                 if isinstance(module, (Attention, Mlp, LayerNorm)):

@@ -23,13 +23,13 @@ LEAST_TURNS, LONGEST = 5, 2.0  # of each precision, unless they take so many sec
 BLOCK = "block 0"
 
 
-def measured_block_rates(config: Config, precisions: Sequence[str], seconds: float, threads: int) -> Dict[str, float]:
+def measured_block_rates(config: Config, precisions: Sequence[str], seconds: float, runtime: str) -> Dict[str, float]:
     """FLOP/s of all cores together, forward and backward, in each of the `precisions`, on the kernels that a run would have.
 
-    As if every core did what one does of a process with so many `threads`, if the config does not name another number. The
-    precisions take turns for so many `seconds` together, longer where that is few turns; what counts is the quickest of each.
+    As if every core did what one does of a process of this `runtime`, with the threads that such a one has. The precisions take
+    turns for so many `seconds` together, longer where that is few turns; what counts is the quickest of each.
     """
-    set_threads(config, default=threads)
+    set_threads(config, default=num_cores() if runtime == "single" else 1)
     arch = replace(architecture_of(config), depth=2, recompute=False)
     operations = 3 * count_forward_flops(arch, BLOCK)
     images = max(1, min(config.micro_batch_size, MOST_ROWS // arch.num_tokens, int(MOST_FLOPS / operations)))

@@ -49,9 +49,7 @@ def choose(config: Config, runtime: str) -> Choice:
         return Choice(FP32, "this CPU has no bf16 instructions")
     from runtime.block_speed import measured_block_rates
 
-    return _faster(
-        measured_block_rates(config, (FP32, BF16), SECONDS, machine.num_cores() if runtime == "single" else 1)
-    )
+    return _faster(measured_block_rates(config, (FP32, BF16), SECONDS, runtime))
 
 
 def on_ipu() -> Choice:

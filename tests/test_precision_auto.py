@@ -154,7 +154,7 @@ def test_plans_for_other_machines_do_not_measure_this_one(monkeypatch: Any, caps
 @pytest.mark.parametrize("precisions", [("32.32", "bf16.32"), ("16.16",), ("16.32",), ("bf16.16",)])
 def test_blocks_are_measured_in_every_precision(tmp_path: Any, precisions: Tuple[str, ...]) -> None:
     config = small_config(tmp_path, hidden_size=64, mlp_dim=128, recompute_checkpoint_every_layer=True)
-    rates = block_speed.measured_block_rates(config, precisions, 0.1, threads=1)
+    rates = block_speed.measured_block_rates(config, precisions, 0.1, runtime="single")
     assert set(rates) == set(precisions)
     assert all(1e6 < rate < 1e15 for rate in rates.values())
 
@@ -169,7 +169,7 @@ def test_a_measurement_neither_fails_for_what_the_run_tells_nor_draws_its_number
     monkeypatch.delenv("CXX", raising=False)
     library.cache_clear()
     state = torch.get_rng_state()
-    assert block_speed.measured_block_rates(small_config(tmp_path, **keys), ("32.32",), 0.01, threads=1)
+    assert block_speed.measured_block_rates(small_config(tmp_path, **keys), ("32.32",), 0.01, runtime="single")
     assert torch.equal(torch.get_rng_state(), state)
 
 
