@@ -20,6 +20,7 @@ from models.native.kernels import TYPES
 
 HALF_TYPES = (torch.float16, torch.bfloat16)
 _FIRST_BF16_GPU = (8, 0)  # NVIDIA's compute capability
+_FEWEST_ROWS = 16  # of a product on a CPU: see `with_rows_enough`
 
 
 def _computes_half() -> bool:
@@ -152,6 +153,25 @@ def as_autocast_now(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """`x @ weight.T + bias`, [..., in] -> [..., out], in autocast's or `computing`'s type where one is on, else in x's own."""
     assert bias is not None, "every layer of the model has one"
+    return with_rows_enough(lambda rows: _linear(rows, weight, bias), x)
+
+
+def with_rows_enough(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`function(x)`, which goes over rows [..., in]; in training on a CPU, with rows of zeros where there are fewer than 16.
+
+    Matrix libraries sum products of few rows in another order. So the class token of an image alone, or of a micro-batch of two,
+    trains as it does among many.
+    """
+    if not torch.is_grad_enabled() or x.device.type != "cpu":
+        return function(x)
+    count = x.numel() // x.shape[-1]
+    if not 0 < count < _FEWEST_ROWS:
+        return function(x)
+    rows = F.pad(x.flatten(0, -2), (0, 0, 0, _FEWEST_ROWS - count))
+    return function(rows)[:count].view(*x.shape[:-1], -1)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     dtype = type_of_products(x)
     if dtype in HALF_TYPES and not multiplies(dtype, x.device):
         return _WidenedLinear.apply(x.to(dtype), weight, bias)

@@ -31,6 +31,7 @@ from models.products import (
     linear,
     multiplies,
     of_products,
+    with_rows_enough,
 )
 from models.stages import Stage, plan_stages
 from seeding import derive_seed
@@ -186,7 +187,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.native and not (self.training and self.drop.p) and kernels_take(x):
-            return GeluMlp.apply(of_products(x), self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+            return with_rows_enough(lambda rows: GeluMlp.apply(rows, *weights), of_products(x))
         return self.drop(self.fc2(self.drop(in_own_type(F.gelu, self.fc1(x)))))
 
 

@@ -125,9 +125,8 @@ def outcome(config: Any, dtype: torch.dtype = torch.float32) -> Dict[str, torch.
     ],
 )
 def test_any_split_of_a_weight_update_equals_one_big_batch(tmp_path: Any, split: Dict[str, Any]) -> None:
-    # With torch's kernels alone: `test_native_kernels_err_no_more_than_torch` has ours.
-    whole = outcome(small_config(tmp_path, micro_batch_size=16, gradient_accumulation=1, native_kernels="off"))
-    for name, weight in outcome(small_config(tmp_path, native_kernels="off", **split)).items():
+    whole = outcome(small_config(tmp_path, micro_batch_size=16, gradient_accumulation=1))
+    for name, weight in outcome(small_config(tmp_path, **split)).items():
         error = (weight - whole[name]).norm() / whole[name].norm().clamp(min=1e-2)
         assert error < 1e-6, name  # fp32 sums in another order
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 import machine
 from models import products
+from models.architecture import Architecture
 from models.products import LayerNorm, Linear, autocast, linear
+from models.vit import build_model
 from tests.small import num_bytes
 
 HALF = [torch.float16, torch.bfloat16]
@@ -72,6 +74,18 @@ def test_weights_of_16_bits_serve_inputs_of_32() -> None:
 def test_float32_products_are_torch_s_own() -> None:
     layer, x = torch.nn.Linear(8, 4), torch.randn(3, 8)
     assert torch.equal(linear(x, layer.weight, layer.bias), layer(x))
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 15])
+@pytest.mark.parametrize("native", [False, True])
+def test_few_rows_come_out_as_they_do_among_many(count: int, native: bool) -> None:
+    """The class token of an image alone, in the last block and the head: matrix libraries sum few rows in another order."""
+    model = build_model(Architecture((16, 16), (8, 8), embed_dim=64, depth=1, num_heads=2, mlp_dim=256), seed=0)
+    if native:
+        model.use_native_kernels()
+    x = torch.randn(16, 1, 64)
+    for layer in (model.get_submodule("blocks.0.mlp"), model.head):
+        assert torch.equal(layer(x[:count]), layer(x)[:count])
 
 
 @pytest.mark.parametrize(
