@@ -156,7 +156,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     return with_rows_enough(lambda rows: _linear(rows, weight, bias), x)
 
 
-def with_rows_enough(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def with_rows_enough(function: Callable[[Tensor], Any], x: Tensor) -> Any:
     """`function(x)`, which goes over rows [..., in]; in training on a CPU, with rows of zeros where there are fewer than 16.
 
     Matrix libraries sum products of few rows in another order. So the class token of an image alone, or of a micro-batch of two,
@@ -167,8 +167,10 @@ def with_rows_enough(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     count = x.numel() // x.shape[-1]
     if not 0 < count < _FEWEST_ROWS:
         return function(x)
-    rows = F.pad(x.flatten(0, -2), (0, 0, 0, _FEWEST_ROWS - count))
-    return function(rows)[:count].view(*x.shape[:-1], -1)
+    found = function(F.pad(x.flatten(0, -2), (0, 0, 0, _FEWEST_ROWS - count)))
+    several = found if isinstance(found, tuple) else (found,)
+    rows = tuple(tensor[:count].view(*x.shape[:-1], -1) for tensor in several)
+    return rows if isinstance(found, tuple) else rows[0]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from models.architecture import Architecture
 from models.freezing import is_trained
 from models.initialization import initialize
-from models.native.functions import GeluMlp, ProjectedAttention
+from models.native.functions import FewQueries, NormedAttention, NormedMlp
 from models.native.kernels import library
 from models.products import (
     Dropout,
@@ -30,7 +30,7 @@ from models.products import (
     kernels_take,
     linear,
     multiplies,
-    of_products,
+    type_of_products,
     with_rows_enough,
 )
 from models.stages import Stage, plan_stages
@@ -129,19 +129,27 @@ class Attention(nn.Module):
         self.proj_drop = Dropout(arch.dropout)
         self.native = False  # see `VisionTransformer.use_native_kernels`
 
+    def after(self, norm: LayerNorm, x: Tensor, num_queries: Optional[int] = None) -> tuple[Tensor, Tensor]:
+        """x for a skip connection, and attention of its norm."""
+        if not self._runs_natively(x) or num_queries is not None:
+            skip, normed = norm.beside(x)
+            return skip if num_queries is None else skip[:, :num_queries], self(normed, num_queries)
+        weights = (norm.weight, norm.bias, self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
+        skip, out = NormedAttention.apply(x, *weights, norm.eps, self.num_heads, type_of_products(x))
+        return skip, self.proj_drop(out)
+
     def forward(self, x: Tensor, num_queries: Optional[int] = None) -> Tensor:
-        drops = self.training and self.attention_dropout
-        if self.native and num_queries is None and not drops and kernels_take(x):
-            context = ProjectedAttention.apply(of_products(x), self.qkv.weight, self.qkv.bias, self.num_heads)
-            return self.proj_drop(self.proj(context))
+        dropout = self.attention_dropout if self.training else 0.0
         if num_queries is None:
             query, key, value = self._heads(self.qkv(x), 3)
         else:
             width = x.shape[-1]
             weight, bias = self.qkv.weight, self.qkv.bias
-            (query,) = self._heads(linear(x[:, :num_queries], weight[:width], bias[:width]), 1)
-            key, value = self._heads(linear(x, weight[width:], bias[width:]), 2)
-        dropout = self.attention_dropout if self.training else 0.0
+            queries = linear(x[:, :num_queries], weight[:width], bias[:width])
+            keys_values = linear(x, weight[width:], bias[width:])
+            if self._runs_natively(x):
+                return self.proj_drop(self.proj(FewQueries.apply(queries, keys_values, self.num_heads)))
+            (query,), (key, value) = self._heads(queries, 1), self._heads(keys_values, 2)
         if multiplies(query.dtype, query.device):
             context = self._attend(query, key, value, dropout)
         else:  # see `models.products`
@@ -154,6 +162,9 @@ class Attention(nn.Module):
         """What the fused path does not show: how much each token takes from each, [B, N, D] -> [B, H, N, N]; rows sum to 1."""
         query, key, _ = self._heads(self.qkv(x), 3)
         return _attention_weights(query, key)
+
+    def _runs_natively(self, x: Tensor) -> bool:
+        return self.native and not (self.training and self.attention_dropout) and kernels_take(x)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> Tensor:
         if self.fused:
@@ -185,10 +196,17 @@ class Mlp(nn.Module):
         self.drop = Dropout(arch.dropout)
         self.native = False  # see `VisionTransformer.use_native_kernels`
 
+    def after(self, norm: LayerNorm, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x for a skip connection, and the MLP of its norm."""
+        if not self.native or (self.training and self.drop.p) or not kernels_take(x):
+            skip, normed = norm.beside(x)
+            return skip, self(normed)
+        weights = (norm.weight, norm.bias, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        dtype = type_of_products(x)
+        skip, out = with_rows_enough(lambda rows: NormedMlp.apply(rows, *weights, norm.eps, dtype), x)
+        return skip, out
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.native and not (self.training and self.drop.p) and kernels_take(x):
-            weights = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-            return with_rows_enough(lambda rows: GeluMlp.apply(rows, *weights), of_products(x))
         return self.drop(self.fc2(self.drop(in_own_type(F.gelu, self.fc1(x)))))
 
 
@@ -222,13 +240,12 @@ class Block(nn.Module):
         return self._feed_forward(self._attend(x))
 
     def _attend(self, x: Tensor) -> Tensor:
-        skip, normed = self.norm1.beside(x)
-        skip = skip if self.num_queries is None else skip[:, : self.num_queries]
-        return skip + self.drop_path(self.ls1(self.attn(normed, self.num_queries)))
+        skip, out = self.attn.after(self.norm1, x, self.num_queries)
+        return skip + self.drop_path(self.ls1(out))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        skip, normed = self.norm2.beside(x)
-        return skip + self.drop_path(self.ls2(self.mlp(normed)))
+        skip, out = self.mlp.after(self.norm2, x)
+        return skip + self.drop_path(self.ls2(out))
 
 
 def _recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws_random_numbers: bool) -> Tensor:

@@ -61,7 +61,7 @@ class SingleRuntime:
         self.notes = [note for note in (placement.folding(), *chosen, *precision_notes(config, self.device)) if note]
         self.precision = precision_of(config)
         self.model = freeze(build_model(architecture_of(config), config.random_seed), config)
-        self.model.to(self.device, self.precision.weights)
+        self.model.to(self.device, self.precision.weights).eval()
         multiply_as_on_cpus(self.device)
         self._compiles = compile_blocks(self.model, config, self.device)
         self.notes += [] if self._compiles else use_native_kernels([self.model], config, self.device)
@@ -112,7 +112,8 @@ class SingleRuntime:
 
     def train_step(self, batch: HostBatch, learning_rate: float, first_update: int) -> StepResult:
         config = self.config
-        self.model.train()
+        if not self.model.training:  # to walk over a small model's layers in each step takes 3 % of it
+            self.model.train()
         self.update.skipped = 0
         with self._tracer.piece("data"):
             images, targets, mix = self._micro_batches(batch)

@@ -1,9 +1,9 @@
-"""Layer norm, attention and the MLP of an encoder block as autograd functions on the kernels: what torch's layers compute.
+"""The branches of an encoder block as autograd functions on the kernels: what torch's layers compute.
 
-Products are of float32 or bfloat16, weights, biases and their gradients of float32. Beside the kernels' own speed they save
-passes over memory: biases are added, and their gradients summed, where their numbers pass by anyway; a norm writes the type that
-its layer multiplies, and adds the gradient of the skip connection; the MLP keeps one activation of its width between forward
-and backward, not two.
+Each begins with its norm. Products are of float32 or bfloat16; the skip connection, weights, biases and their gradients are of
+float32. Beside the kernels' own speed they save passes over memory and what autograd does for every operation: biases are
+added, and their gradients summed, where their numbers pass by anyway; a norm writes the type that its layer multiplies, and
+adds the gradient of the skip connection; the MLP keeps one activation of its width between forward and backward, not two.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from models.native.kernels import (
     attention_backward,
     attention_forward,
+    few_queries_backward,
+    few_queries_forward,
     gelu_backward_,
     gelu_forward,
     norm_backward,
@@ -41,56 +43,115 @@ class SkipAndNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_skip: Tensor, of_normed: Tensor) -> Gradients:  # type: ignore[override]
-        rows, weight, moments = ctx.saved_tensors
-        gradient, skip = (tensor.contiguous().view(rows.shape) for tensor in (of_normed, of_skip))
-        of_x, of_weight, of_bias = norm_backward(gradient, skip, rows, weight, moments)
-        needs = ctx.needs_input_grad
-        return of_x.view(of_skip.shape), of_weight if needs[1] else None, of_bias if needs[2] else None, None, None
+        return (*_of_norm(ctx, of_skip, of_normed, *ctx.saved_tensors), None, None)
 
 
-class ProjectedAttention(torch.autograd.Function):
-    """x [B, N, D], weight [3 * D, D], bias [3 * D], number of heads -> the heads' outputs [B, N, D], in x's type."""
+def _of_norm(ctx: Any, of_skip: Tensor, of_normed: Tensor, rows: Tensor, weight: Tensor, moments: Tensor) -> Gradients:
+    """Gradients of a function's first three inputs: x, which went on and was normed, and the norm's weight and bias."""
+    gradient, skip = (tensor.contiguous().view(rows.shape) for tensor in (of_normed, of_skip))
+    of_x, of_weight, of_bias = norm_backward(gradient, skip, rows, weight, moments)
+    needs = ctx.needs_input_grad
+    return of_x.view(of_skip.shape), of_weight if needs[1] else None, of_bias if needs[2] else None
+
+
+class NormedAttention(torch.autograd.Function):
+    """x [B, N, D] in float32 -> x itself for the skip connection, and projected attention of its norm, in `dtype`.
+
+    Weight and bias are [D] of the norm, [3 * D, D] and [3 * D] of queries, keys and values, [D, D] and [D] of the projection.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, num_heads: int) -> Tensor:  # type: ignore[override]
-        factor = weight.to(x.dtype)
-        qkv = (x.flatten(0, 1) @ factor.t()).view(*x.shape[:2], len(weight))
-        out, log_sums = attention_forward(qkv, bias, num_heads)
-        ctx.save_for_backward(x, factor, bias, qkv, out, log_sums)
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        qkv_weight: Tensor,
+        qkv_bias: Tensor,
+        proj_weight: Tensor,
+        proj_bias: Tensor,
+        eps: float,
+        num_heads: int,
+        dtype: torch.dtype,
+    ) -> Tuple[Tensor, Tensor]:
+        rows, qkv_factor, proj_factor = x.contiguous().flatten(0, -2), qkv_weight.to(dtype), proj_weight.to(dtype)
+        normed, moments = norm_forward(rows, norm_weight, norm_bias, eps, dtype)
+        qkv = (normed @ qkv_factor.t()).view(*x.shape[:-1], len(qkv_weight))
+        context, log_sums = attention_forward(qkv, qkv_bias, num_heads)
+        out = torch.addmm(proj_bias.to(dtype), context.flatten(0, 1), proj_factor.t())
+        of_norm = (rows, norm_weight, moments)
+        ctx.save_for_backward(*of_norm, normed, qkv_factor, qkv_bias, qkv, context, log_sums, proj_factor)
+        return x.view_as(x), out.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_skip: Tensor, gradient: Tensor) -> Gradients:  # type: ignore[override]
+        *of_norm, normed, qkv_factor, qkv_bias, qkv, context, log_sums, proj_factor = ctx.saved_tensors
+        needs, wide, rows = ctx.needs_input_grad, qkv_bias.dtype, gradient.flatten(0, 1)
+        of_context = (rows @ proj_factor).view_as(context)
+        of_qkv, of_qkv_bias = attention_backward(of_context, qkv, qkv_bias, context, log_sums)
+        of_products = of_qkv.flatten(0, 1)
+        of_weights = (
+            (of_products.t() @ normed).to(wide) if needs[3] else None,
+            of_qkv_bias if needs[4] else None,
+            (rows.t() @ context.flatten(0, 1)).to(wide) if needs[5] else None,
+            rows.sum(0, dtype=wide) if needs[6] else None,
+        )
+        return (*_of_norm(ctx, of_skip, of_products @ qkv_factor, *of_norm), *of_weights, None, None, None)
+
+
+class NormedMlp(torch.autograd.Function):
+    """x [..., D] in float32 -> x itself for the skip connection, and the MLP of its norm, in `dtype`.
+
+    Weight and bias are [D] of the norm, [M, D] and [M] of the first layer, [D, M] and [D] of the second.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        weight1: Tensor,
+        bias1: Tensor,
+        weight2: Tensor,
+        bias2: Tensor,
+        eps: float,
+        dtype: torch.dtype,
+    ) -> Tuple[Tensor, Tensor]:
+        rows, factor1, factor2 = x.contiguous().flatten(0, -2), weight1.to(dtype), weight2.to(dtype)
+        normed, moments = norm_forward(rows, norm_weight, norm_bias, eps, dtype)
+        hidden = normed @ factor1.t()
+        ctx.save_for_backward(rows, norm_weight, moments, normed, hidden, factor1, bias1, factor2)
+        out = torch.addmm(bias2.to(dtype), gelu_forward(hidden, bias1), factor2.t())
+        return x.view_as(x), out.view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_skip: Tensor, gradient: Tensor) -> Gradients:  # type: ignore[override]
+        *of_norm, normed, hidden, factor1, bias1, factor2 = ctx.saved_tensors
+        needs, wide, rows = ctx.needs_input_grad, bias1.dtype, gradient.flatten(0, -2)
+        of_hidden, of_bias1, active = gelu_backward_(rows @ factor2, hidden, bias1)
+        of_weights = (
+            (of_hidden.t() @ normed).to(wide) if needs[3] else None,
+            of_bias1 if needs[4] else None,
+            (rows.t() @ active).to(wide) if needs[5] else None,
+            rows.sum(0, dtype=wide) if needs[6] else None,
+        )
+        return (*_of_norm(ctx, of_skip, of_hidden @ factor1, *of_norm), *of_weights, None, None)
+
+
+class FewQueries(torch.autograd.Function):
+    """Queries [B, Q, D], keys and values [B, N, 2 * D], number of heads -> the heads' outputs [B, Q, D], in the same type."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys_values: Tensor, num_heads: int) -> Tensor:  # type: ignore[override]
+        queries = queries.contiguous()
+        out, weights = few_queries_forward(queries, keys_values, num_heads)
+        ctx.save_for_backward(queries, keys_values, weights)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Gradients:  # type: ignore[override]
-        x, factor, bias, qkv, out, log_sums = ctx.saved_tensors
-        of_qkv, of_bias = attention_backward(gradient.contiguous(), qkv, bias, out, log_sums)
-        rows = of_qkv.flatten(0, 1)
-        of_x = (rows @ factor).view_as(x) if ctx.needs_input_grad[0] else None
-        of_weight = (rows.t() @ x.flatten(0, 1)).to(bias.dtype) if ctx.needs_input_grad[1] else None
-        return of_x, of_weight, of_bias if ctx.needs_input_grad[2] else None, None
-
-
-class GeluMlp(torch.autograd.Function):
-    """x [..., D], first weight [M, D] and bias [M], second weight [D, M] and bias [D] -> [..., D], in x's type."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor
-    ) -> Tensor:
-        factor1, factor2 = weight1.to(x.dtype), weight2.to(x.dtype)
-        hidden = x.flatten(0, -2) @ factor1.t()
-        ctx.save_for_backward(x, hidden, factor1, bias1, factor2)
-        return torch.addmm(bias2.to(x.dtype), gelu_forward(hidden, bias1), factor2.t()).view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Gradients:  # type: ignore[override]
-        x, hidden, factor1, bias1, factor2 = ctx.saved_tensors
-        needs, wide = ctx.needs_input_grad, bias1.dtype
-        rows = gradient.flatten(0, -2)
-        of_hidden, of_bias1, active = gelu_backward_(rows @ factor2, hidden, bias1)
-        of_weight2 = (rows.t() @ active).to(wide) if needs[3] else None
-        of_bias2 = rows.sum(0, dtype=wide) if needs[4] else None
-        of_weight1 = (of_hidden.t() @ x.flatten(0, -2)).to(wide) if needs[1] else None
-        of_x = (of_hidden @ factor1).view_as(x) if needs[0] else None
-        return of_x, of_weight1, of_bias1 if needs[2] else None, of_weight2, of_bias2
+        return (*few_queries_backward(gradient.contiguous(), *ctx.saved_tensors), None)

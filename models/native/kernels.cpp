@@ -3,6 +3,7 @@
 // shapes to account.
 
 #include "attention.h"
+#include "few_queries.h"
 #include "rowwise.h"
 
 #define KERNELS(NAME, KIND)                                                                                                      \
@@ -14,6 +15,18 @@
                                    const KIND::Number* out, const float* log_sums, KIND::Number* of_qkv, float* of_bias,         \
                                    long images, long tokens, long heads, long channels, int threads) {                           \
         attention_backward<KIND>(gradient, qkv, bias, out, log_sums, of_qkv, of_bias, images, tokens, heads, channels, threads); \
+    }                                                                                                                            \
+    void few_queries_forward_##NAME(const KIND::Number* queries, const KIND::Number* keys_values, KIND::Number* out,             \
+                                    float* weights, long images, long count, long tokens, long heads, long channels,             \
+                                    int threads) {                                                                               \
+        few_queries_forward(queries, keys_values, out, weights, images, count, tokens, heads, channels, threads);                \
+    }                                                                                                                            \
+    void few_queries_backward_##NAME(const KIND::Number* gradient, const KIND::Number* queries,                                  \
+                                     const KIND::Number* keys_values, const float* weights, KIND::Number* of_queries,            \
+                                     KIND::Number* of_keys_values, long images, long count, long tokens, long heads,             \
+                                     long channels, int threads) {                                                               \
+        few_queries_backward(gradient, queries, keys_values, weights, of_queries, of_keys_values, images, count, tokens, heads,  \
+                             channels, threads);                                                                                 \
     }                                                                                                                            \
     void gelu_forward_##NAME(const KIND::Number* x, const float* bias, KIND::Number* out, long rows, long columns,               \
                              int threads) {                                                                                      \

@@ -22,6 +22,8 @@ _SIZE, _FLOAT = ctypes.c_long, ctypes.c_float
 _ARGUMENTS: Dict[str, Tuple[str, List[Any]]] = {
     "attention_forward": ("NWNW", [_SIZE] * 4),
     "attention_backward": ("NNWNWNW", [_SIZE] * 4),
+    "few_queries_forward": ("NNNW", [_SIZE] * 5),
+    "few_queries_backward": ("NNNWNN", [_SIZE] * 5),
     "gelu_forward": ("NWN", [_SIZE] * 2),
     "gelu_backward": ("NNWNW", [_SIZE] * 2),
     "norm_forward": ("WWWNW", [_FLOAT] + [_SIZE] * 2),
@@ -66,6 +68,33 @@ def attention_backward(
     tensors = (gradient, qkv, bias, out, log_sums, of_qkv, of_bias)
     _run("attention_backward", qkv.dtype, tensors, _sizes(qkv, log_sums.shape[1]))
     return of_qkv, of_bias
+
+
+def few_queries_forward(queries: Tensor, keys_values: Tensor, num_heads: int) -> Tuple[Tensor, Tensor]:
+    """Softmax attention of a few queries, [B, Q, D], over keys and values, [B, N, 2 * D].
+
+    Gives the heads' outputs [B, Q, D] and what `few_queries_backward` needs, the weights [B, Q, H, N] in float32.
+    """
+    batch, count, width = queries.shape
+    tokens = keys_values.shape[1]
+    assert keys_values.shape == (batch, tokens, 2 * width) and width % num_heads == 0, "keys of other queries"
+    out = torch.empty_like(queries)
+    weights = torch.empty(batch, count, num_heads, tokens)
+    sizes = (batch, count, tokens, num_heads, width // num_heads)
+    _run("few_queries_forward", queries.dtype, (queries, keys_values, out, weights), sizes)
+    return out, weights
+
+
+def few_queries_backward(
+    gradient: Tensor, queries: Tensor, keys_values: Tensor, weights: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """Gradients of queries and of keys_values from that of `out`, which `few_queries_forward` gave."""
+    of_queries, of_keys_values = torch.empty_like(queries), torch.empty_like(keys_values)
+    batch, count, num_heads, tokens = weights.shape
+    sizes = (batch, count, tokens, num_heads, queries.shape[2] // num_heads)
+    tensors = (gradient, queries, keys_values, weights, of_queries, of_keys_values)
+    _run("few_queries_backward", queries.dtype, tensors, sizes)
+    return of_queries, of_keys_values
 
 
 def gelu_forward(x: Tensor, bias: Tensor) -> Tensor:
