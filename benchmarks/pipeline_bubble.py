@@ -11,18 +11,17 @@ the idle share between the first forward and the last backward pass, as a report
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.facts import cpu_name, random_batch, spread, write_json  # noqa: E402
-from benchmarks.pipeline_overhead import Workers, config_arguments  # noqa: E402
+from benchmarks.facts import cpu_name, spread, write_json  # noqa: E402
+from benchmarks.pipeline_overhead import config_arguments  # noqa: E402
+from benchmarks.workers import Order, Step, Workers, runtime_workers  # noqa: E402
 from config import load_config  # noqa: E402
 from insight.timeline import measured_timeline  # noqa: E402
 from machine import num_cores  # noqa: E402
@@ -32,11 +31,9 @@ from planning.machines import this_machine  # noqa: E402
 from planning.schedule import bubble, idle_share, orders_of, simulate  # noqa: E402
 from reporting.tables import table  # noqa: E402
 from runtime.base import Trace  # noqa: E402
-from runtime.build import build_runtime  # noqa: E402
 
 SCHEDULES = {"gpipe": 1, "1f1b": 1, "interleaved": 2}  # stages a process
 TARGET = 0.90
-Answer = Tuple[float, Trace]  # wall-clock seconds of a host step, and what the process did in it
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -67,10 +64,11 @@ def parse_options(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
 def measure(options: argparse.Namespace, micro_batches: int) -> List[Dict[str, Any]]:
     """A row for each schedule with so many micro-batches: all and `single` in turns."""
-    singles = [Workers(_arguments(options, micro_batches, "single"), work) for _ in range(options.processes)]
-    pipelines = {name: Workers(_arguments(options, micro_batches, "pipeline", name), work) for name in SCHEDULES}
+    flags = {name: _arguments(options, micro_batches, "pipeline", name) for name in SCHEDULES}
+    singles = [runtime_workers(_arguments(options, micro_batches, "single")) for _ in range(options.processes)]
+    pipelines = {name: runtime_workers(flags[name]) for name in SCHEDULES}
     groups = {"single": singles, **{name: [workers] for name, workers in pipelines.items()}}
-    rounds: List[Dict[str, List[List[Answer]]]] = []
+    rounds: List[Dict[str, List[List[Step]]]] = []
     try:
         for index in range(options.rounds + 1):
             # Forwards and backwards in turn: what the machine does beside us hits all.
@@ -80,7 +78,7 @@ def measure(options: argparse.Namespace, micro_batches: int) -> List[Dict[str, A
         for workers in [*singles, *pipelines.values()]:
             workers.close()
     # The first round warms up.
-    return [row_of(name, workers.config, rounds[1:]) for name, workers in pipelines.items()]
+    return [row_of(name, load_config("pretrain", flags[name]), rounds[1:]) for name in pipelines]
 
 
 def _arguments(options: argparse.Namespace, micro_batches: int, runtime: str, schedule: str = "1f1b") -> List[str]:
@@ -93,28 +91,14 @@ def _arguments(options: argparse.Namespace, micro_batches: int, runtime: str, sc
     return config_arguments(own, runtime, balance(planned, this_machine(0), None)[1].layers)
 
 
-def run(group: List[Workers]) -> List[List[Answer]]:
+def run(group: List[Workers]) -> List[List[Step]]:
     """One host step of all of a group at once: what each process of each answers."""
     for workers in group:
-        workers.start(1)
+        workers.start(Order(1, is_traced=True))
     return [workers.answers() for workers in group]
 
 
-def work(arguments: List[str], world: Dict[str, int], pipe: Any) -> None:
-    """Body of a worker: builds its part of the runtime, then traces a host step whenever it is told to, until 0."""
-    os.environ.update({name: str(value) for name, value in world.items()}, MASTER_ADDR="127.0.0.1")
-    config = load_config("pretrain", arguments)
-    runtime = build_runtime(config, place(config))
-    batch = random_batch(config, runtime.share)
-    for update, _ in enumerate(iter(pipe.recv, 0)):
-        begin = time.perf_counter()
-        runtime.trace_next_step()
-        runtime.train_step(batch, 1e-3, update)
-        pipe.send((time.perf_counter() - begin, runtime.trace()))
-    runtime.close()
-
-
-def row_of(name: str, config: Any, rounds: Sequence[Dict[str, List[List[Answer]]]]) -> Dict[str, Any]:
+def row_of(name: str, config: Any, rounds: Sequence[Dict[str, List[List[Step]]]]) -> Dict[str, Any]:
     """What one schedule's rounds say."""
     placement = place(config)
     size, chunks, micro_batches = placement.pipeline_size, SCHEDULES[name], config.gradient_accumulation
@@ -123,10 +107,10 @@ def row_of(name: str, config: Any, rounds: Sequence[Dict[str, List[List[Answer]]
     rates, shares, idle, simulated = [], [], [], []
     for answers in rounds:
         (own,) = answers[name]
-        ideal = sum(images / seconds for ((seconds, _),) in answers["single"]) * (1 - formula)
-        rates.append(images / max(seconds for seconds, _ in own))
+        ideal = sum(images / step.seconds for (step,) in answers["single"]) * (1 - formula)
+        rates.append(images / max(step.seconds for step in own))
         shares.append(rates[-1] / ideal)
-        traces = [trace for _, trace in own]
+        traces = [step.trace for step in own if step.trace is not None]
         idle.append(measured_timeline(config, placement, 0, traces).bubble or 0.0)
         simulated.append(_simulated(name, size, len(placement.parts), micro_batches, traces))
     return {

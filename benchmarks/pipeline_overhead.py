@@ -10,23 +10,18 @@ pipeline's doing, shows beside `single` in a copy on every core.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import time
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.facts import cpu_name, random_batch, shown, spread, write_json  # noqa: E402
+from benchmarks.facts import cpu_name, shown, spread, write_json  # noqa: E402
+from benchmarks.workers import Order, Workers, runtime_workers  # noqa: E402
 from config import load_config  # noqa: E402
-from launch import free_port  # noqa: E402
 from machine import num_cores  # noqa: E402
-from placement import place  # noqa: E402
 from reporting.tables import table  # noqa: E402
-from runtime.build import build_runtime  # noqa: E402
 
 ALONE, PIPELINE, COPIES = "single, alone", "pipeline", "single, a copy on every core"
 TARGET = 1.05
@@ -37,8 +32,8 @@ Measured = Tuple[float, float]  # CPU and wall-clock seconds
 def main(argv: Optional[Sequence[str]] = None) -> int:
     options = parse_options(argv)
     copies = min(options.stages, num_cores())
-    singles = [Workers(config_arguments(options, "single")) for _ in range(copies)]
-    pipeline = Workers(config_arguments(options, "pipeline"))
+    singles = [runtime_workers(config_arguments(options, "single")) for _ in range(copies)]
+    pipeline = runtime_workers(config_arguments(options, "pipeline"))
     contenders = {ALONE: singles[:1], PIPELINE: [pipeline], COPIES: singles}
     rounds: List[Dict[str, Measured]] = []
     try:
@@ -50,7 +45,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     finally:
         for workers in [*singles, pipeline]:
             workers.close()
-    report(options, copies, options.steps * pipeline.config.samples_per_step, rounds)
+    images = load_config("pretrain", config_arguments(options, "pipeline")).samples_per_step
+    report(options, copies, images, rounds)
     return 0
 
 
@@ -101,69 +97,14 @@ def config_arguments(options: argparse.Namespace, runtime: str, layers: Sequence
     return [*words, "--layers-per-ipu", *map(str, layers)]
 
 
-class Workers:
-    """The processes of one runtime, which take turns with the others': idle until told to work."""
-
-    def __init__(self, arguments: List[str], body: Optional[Callable[..., None]] = None) -> None:
-        self.config = load_config("pretrain", arguments)
-        num_processes = place(self.config).num_processes
-        # Read when the library is loaded: in the processes' common parent, before it imports torch.
-        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["runtime.pipeline", "config"])
-        port = free_port()
-        self._pipes, self._workers = [], []
-        for rank in range(num_processes):
-            ours, theirs = context.Pipe()
-            world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port}
-            worker = context.Process(target=body or _work, args=(arguments, world, theirs), daemon=True)
-            worker.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._workers.append(worker)
-
-    def start(self, steps: int) -> None:
-        """Lets them run some host steps."""
-        for pipe in self._pipes:
-            pipe.send(steps)
-
-    def result(self) -> Measured:
-        """What the steps took: the CPU time of all processes, the wall-clock time of the slowest."""
-        answers = self.answers()
-        return sum(cpu for cpu, _ in answers), max(wall for _, wall in answers)
-
-    def answers(self) -> List[Any]:
-        return [pipe.recv() for pipe in self._pipes]
-
-    def close(self) -> None:
-        for pipe in self._pipes:
-            pipe.send(0)
-        for worker in self._workers:
-            worker.join()
-
-
 def measure(group: List[Workers], steps: int) -> Measured:
-    """Runs some host steps on all of the group at once; the mean of what each took."""
+    """Some host steps of all of the group at once, in the mean: the CPU time of all processes, the wall clock of the slowest."""
     for workers in group:
-        workers.start(steps)
-    results = [workers.result() for workers in group]
-    return sum(cpu for cpu, _ in results) / len(group), sum(wall for _, wall in results) / len(group)
-
-
-def _work(arguments: List[str], world: Dict[str, int], pipe: Any) -> None:
-    """Body of a worker: builds its part of the runtime, then runs as many host steps as it is told, until 0."""
-    os.environ.update({name: str(value) for name, value in world.items()}, MASTER_ADDR="127.0.0.1")
-    config = load_config("pretrain", arguments)
-    runtime = build_runtime(config, place(config))
-    batch = random_batch(config, runtime.share)
-    update = 0
-    for steps in iter(pipe.recv, 0):
-        cpu, wall = time.process_time(), time.perf_counter()
-        for _ in range(steps):
-            runtime.train_step(batch, 1e-3, update)
-            update += 1
-        pipe.send((time.process_time() - cpu, time.perf_counter() - wall))
-    runtime.close()
+        workers.start(Order(steps))
+    answers = [workers.answers() for workers in group]
+    cpu = sum(step.cpu_seconds for steps_of_one in answers for step in steps_of_one)
+    wall = sum(max(step.seconds for step in steps_of_one) for steps_of_one in answers)
+    return cpu / len(group), wall / len(group)
 
 
 def report(options: argparse.Namespace, copies: int, images: int, rounds: List[Dict[str, Measured]]) -> None:

@@ -29,7 +29,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.facts import cpu_name, shown, spread, write_json  # noqa: E402
 from benchmarks.markdown import markdown, write_section  # noqa: E402
-from benchmarks.scaling_workers import Links, Workers, exchange, links_between, measure, run_steps  # noqa: E402
+from benchmarks.scaling_workers import Links, exchange, links_between, measure  # noqa: E402
+from benchmarks.workers import Workers, runtime_workers  # noqa: E402
 from config import Config, load_config  # noqa: E402
 from machine import num_cores  # noqa: E402
 from models.architecture import architecture_of  # noqa: E402
@@ -162,8 +163,8 @@ def arguments_of(point: Point, runtime: str = "pipeline") -> List[str]:
 
 def measure_all(count: int) -> List[Round]:
     """All runs take turns, and are compared round by round: what the machine does beside us hits all."""
-    singles = [Workers(1, run_steps, arguments_of(Point(1, 1, 1), "single")) for _ in range(num_cores())]
-    runs = {point: Workers(point.processes, run_steps, arguments_of(point)) for point in POINTS}
+    singles = [runtime_workers(arguments_of(Point(1, 1, 1), "single")) for _ in range(num_cores())]
+    runs = {point: runtime_workers(arguments_of(point)) for point in POINTS}
     pair = Workers(2, exchange)
     try:
         for workers in [*singles, *runs.values()]:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import timedelta
-from multiprocessing import get_context
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Sequence, Tuple
 
 import torch
 
-from benchmarks.facts import random_batch
-from config import load_config
-from launch import free_port
-from placement import place
+from benchmarks.workers import Order, Workers
 from runtime.base import Trace
-from runtime.build import build_runtime
 
 REDUCED, MOVED = 2**22, 2**22  # float32 numbers: 16 MiB, about the gradients and the weights of the models measured
 REPEATS = 7
-
-
-class Step(NamedTuple):
-    """What a host step took in one process."""
-
-    seconds: float
-    trace: Optional[Trace]  # of the last one
 
 
 class Links(NamedTuple):
@@ -34,55 +21,6 @@ class Links(NamedTuple):
     latency: float  # seconds of a message of one number to the other process
     rate: float  # bytes/s that each sends in an all-reduce, latency left out
     memory_rate: float  # bytes/s that each reads and writes where it adds large tensors
-
-
-class Workers:
-    """Processes of one thread each that have joined one world, idle until told to work."""
-
-    def __init__(self, num_processes: int, body: Callable[..., None], *arguments: Any) -> None:
-        # Read when the library is loaded: in the processes' common parent, before it imports torch.
-        os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["runtime.pipeline", "config"])
-        port = free_port()
-        self._pipes, self._processes = [], []
-        for rank in range(num_processes):
-            ours, theirs = context.Pipe()
-            world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "MASTER_PORT": port}
-            process = context.Process(target=_enter, args=(body, world, theirs, *arguments), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-
-    def start(self, order: Any) -> None:
-        for pipe in self._pipes:
-            pipe.send(order)
-
-    def answers(self) -> List[Any]:
-        return [pipe.recv() for pipe in self._pipes]
-
-    def close(self) -> None:
-        self.start(None)
-        for process in self._processes:
-            process.join()
-
-
-def run_steps(arguments: Sequence[str], pipe: Any) -> None:
-    """Body of a runtime's process: gets a number of steps, answers with a `Step` of their mean; the last one is traced."""
-    config = load_config("pretrain", list(arguments))
-    runtime = build_runtime(config, place(config))
-    batch = random_batch(config, runtime.share)
-    update = 0
-    for steps in iter(pipe.recv, None):
-        begun = time.perf_counter()
-        for number in range(steps):
-            if number == steps - 1:
-                runtime.trace_next_step()
-            runtime.train_step(batch, 1e-3, update)
-            update += config.device_iterations
-        pipe.send(Step((time.perf_counter() - begun) / steps, runtime.trace()))
-    runtime.close()
 
 
 def links_between(workers: Workers) -> Links:
@@ -119,18 +57,13 @@ def _typical_seconds(turn: Callable[[], Any], together: Callable[[], Any]) -> fl
     return sorted(durations)[REPEATS // 2]
 
 
-def _enter(body: Callable[..., None], world: Dict[str, int], pipe: Any, *arguments: Any) -> None:
-    os.environ.update({name: str(value) for name, value in world.items()}, MASTER_ADDR="127.0.0.1")
-    body(*arguments, pipe)
-
-
 Timed = Tuple[float, List[Trace]]
 
 
 def measure(groups: Sequence[Workers], steps: int) -> Timed:
     """Seconds of a host step of the slowest process, all groups working at once, and the traces of the first group."""
     for workers in groups:
-        workers.start(steps)
+        workers.start(Order(steps, is_traced=True))
     answers = [workers.answers() for workers in groups]
     seconds = max(step.seconds for steps_of_group in answers for step in steps_of_group)
     return seconds, [step.trace for step in answers[0] if step.trace is not None]
