@@ -8,6 +8,8 @@ are a function of a key, so that a run repeats exactly.
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Callable, Tuple, Union
@@ -52,13 +54,16 @@ class Rounding:
 
 
 def has_kernels(device: torch.device) -> bool:
-    """Whether kernels do it in one pass over memory: on NVIDIA GPUs, where Triton is installed (with torch for CUDA it is)."""
+    """Whether kernels do it in one pass over memory: on NVIDIA GPUs, where Triton is installed (with torch for CUDA it is), and
+    the C compiler that it calls.
+    """
     return device.type == "cuda" and _has_triton()
 
 
 @lru_cache(maxsize=None)
 def _has_triton() -> bool:
-    return find_spec("triton") is not None
+    compilers = (os.environ.get("CC"), "gcc", "clang")  # in Triton's order
+    return find_spec("triton") is not None and any(name and shutil.which(name) for name in compilers)
 
 
 @torch.no_grad()

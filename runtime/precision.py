@@ -69,7 +69,9 @@ def precision_notes(config: Config, device: torch.device) -> List[str]:
     if config.trains and precision.second_order == torch.float16 and config.optimizer in ("Adam", "AdamW", "LAMB"):
         notes.append("second_order_type fp16 cannot hold squares of gradients below 0.0002: fp32 is the safe choice")
     if device.type == "cuda" and config.trains and config.stores_16_bits and not has_kernels(device):
-        notes.append("Triton is not installed: 16-bit weights are stepped and rounded in many passes, which is slower")
+        notes.append(
+            "no Triton with a C compiler (gcc or clang): 16-bit weights are stepped and rounded in many passes, which is slower"
+        )
     return [note for note in notes if note]
 
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optim.stochastic_rounding import Rounding, round_stochastically
+from optim import stochastic_rounding
+from optim.stochastic_rounding import Rounding, has_kernels, round_stochastically
 from tests.optim.toy import neighbours
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -180,3 +181,14 @@ def test_float32_targets_and_rounding_to_the_nearest_take_no_random_bits():
         target = torch.empty(1001, dtype=dtype)
         Rounding(is_stochastic, seed=1).write(target, values, "name")
         assert torch.equal(target, values.to(dtype))
+
+
+@pytest.mark.parametrize(("there", "expected"), [({"gcc"}, True), ({"clang"}, True), (set(), False)])
+def test_kernels_need_the_compiler_that_triton_calls(there, expected, monkeypatch):
+    """Else the first step on a GPU would end in Triton's own error."""
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(stochastic_rounding, "find_spec", lambda name: "triton")
+    monkeypatch.setattr(stochastic_rounding.shutil, "which", lambda name: name if name in there else None)
+    stochastic_rounding._has_triton.cache_clear()
+    assert has_kernels(torch.device("cuda")) == expected
+    stochastic_rounding._has_triton.cache_clear()
