@@ -131,7 +131,7 @@ class Attention(nn.Module):
 
     def after(self, norm: LayerNorm, x: Tensor, num_queries: Optional[int] = None) -> tuple[Tensor, Tensor]:
         """x for a skip connection, and attention of its norm."""
-        if not self._runs_natively(x) or num_queries is not None:
+        if num_queries is not None or x.dtype != torch.float32 or not self._runs_natively(x):
             skip, normed = norm.beside(x)
             return skip if num_queries is None else skip[:, :num_queries], self(normed, num_queries)
         weights = (norm.weight, norm.bias, self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
@@ -198,7 +198,8 @@ class Mlp(nn.Module):
 
     def after(self, norm: LayerNorm, x: Tensor) -> tuple[Tensor, Tensor]:
         """x for a skip connection, and the MLP of its norm."""
-        if not self.native or (self.training and self.drop.p) or not kernels_take(x):
+        drops = self.training and self.drop.p
+        if not self.native or drops or x.dtype != torch.float32 or not kernels_take(x):
             skip, normed = norm.beside(x)
             return skip, self(normed)
         weights = (norm.weight, norm.bias, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)

@@ -22,7 +22,7 @@ def write_exported_program(path: Path, card: ModelCard, tensors: Mapping[str, Te
     check_exporter()
     model = build_whole(card.arch, tensors)
     batch = torch.export.Dim("batch", min=1, max=65536)
-    with torch.no_grad():  # in training, products of few rows are computed in another way
+    with torch.no_grad():  # with gradients, few rows are computed in another way
         program = torch.export.export(model, (example_pixels(card, 2),), dynamic_shapes={"x": {0: batch}})
     content = io.BytesIO()  # torch itself would end the process on a full disk
     torch.export.save(program, content, extra_files=metadata(card))

@@ -15,7 +15,7 @@ from weights.card import ModelCard
 from weights.whole_model import build_whole
 
 OPSET = 18
-CHECKED_BATCHES = (1, 3)
+CHECKED_BATCHES = (1, 3, 17)  # 17: the model computes fewer rows than 16 in another way in training
 MOST_BYTES = 2_000_000_000  # of protobuf, less what the graph takes
 
 
@@ -51,7 +51,7 @@ def check_exporter() -> None:
 
 
 def _exported(model: torch.nn.Module, pixels: Tensor) -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.no_grad():  # with gradients, few rows are computed in another way
         warnings.simplefilter("ignore")  # of the exporter about its own parts
         program = torch.onnx.export(
             model,

@@ -79,7 +79,7 @@ def few_queries_forward(queries: Tensor, keys_values: Tensor, num_heads: int) ->
     tokens = keys_values.shape[1]
     assert keys_values.shape == (batch, tokens, 2 * width) and width % num_heads == 0, "keys of other queries"
     out = torch.empty_like(queries)
-    weights = torch.empty(batch, count, num_heads, tokens)
+    weights = torch.empty(batch, count, num_heads, tokens, dtype=torch.float32)
     sizes = (batch, count, tokens, num_heads, width // num_heads)
     _run("few_queries_forward", queries.dtype, (queries, keys_values, out, weights), sizes)
     return out, weights

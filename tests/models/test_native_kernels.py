@@ -278,6 +278,17 @@ def test_in_bfloat16_a_model_on_the_kernels_errs_no_more_than_one_without() -> N
     assert errors(native=True).mean() < 1.1 * errors(native=False).mean()
 
 
+def test_what_the_kernels_do_not_take_goes_through_torch_s_layers() -> None:
+    """Tokens of 16 bits, under no autocast."""
+    model = build_model(
+        Architecture((16, 16), (8, 8), embed_dim=16, depth=2, num_heads=2, mlp_dim=32, num_labels=5), seed=3
+    )
+    tokens = torch.randn(2, 5, 16).to(torch.bfloat16)
+    expected = model.blocks["0"](tokens)
+    model.use_native_kernels()
+    assert torch.equal(model.blocks["0"](tokens), expected)
+
+
 def flat(gradients: Dict[str, Tensor]) -> Tensor:
     return torch.cat([gradients[name].double().flatten() for name in sorted(gradients)])
 

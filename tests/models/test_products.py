@@ -76,16 +76,16 @@ def test_float32_products_are_torch_s_own() -> None:
     assert torch.equal(linear(x, layer.weight, layer.bias), layer(x))
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 15])
+@pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("native", [False, True])
 def test_few_rows_come_out_as_they_do_among_many(count: int, native: bool) -> None:
     """The class token of an image alone, in the last block and the head: matrix libraries sum few rows in another order."""
     model = build_model(Architecture((16, 16), (8, 8), embed_dim=64, depth=1, num_heads=2, mlp_dim=256), seed=0)
     if native:
         model.use_native_kernels()
-    x = torch.randn(16, 1, 64)
-    for layer in (model.get_submodule("blocks.0.mlp"), model.head):
-        assert torch.equal(layer(x[:count]), layer(x)[:count])
+    x, block = torch.randn(16, 1, 64), model.blocks["0"]
+    for function in (model.head, lambda rows: block.mlp.after(block.norm2, rows)[1]):
+        assert torch.equal(function(x[:count]), function(x)[:count])
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def cells() -> Dict[str, Cell]:
         Cell("PipeViT", "app pretraining fp16, pre-logits", "toy", lambda f: write_app(f, True, 128)),
         Cell("PipeViT", "app fine-tuning", "toy", lambda f: write_app_hugging_face(f, False)),
         Cell("PipeViT", "app fine-tuning fp16", "toy", lambda f: write_app_hugging_face(f, True)),
-        Cell("PipeViT", "ONNX, batch 1 and 3", "toy", lambda f: write_onnx(f, TOY)),
+        Cell("PipeViT", "ONNX, batch 1, 3, 17", "toy", lambda f: write_onnx(f, TOY)),
         Cell("PipeViT", "torch.export", "toy", lambda f: write_exported_program(f, TOY)),
     ]
     for model, sizes in PUBLISHED.items():
@@ -287,7 +287,7 @@ def cells() -> Dict[str, Cell]:
     rows += [
         Cell("PipeViT", "Hugging Face", "Ti/16", lambda f: write_hugging_face(f, base), True),
         Cell("PipeViT", "timm folder", "Ti/16", lambda f: write_timm(f, base), True),
-        Cell("PipeViT", "ONNX, batch 1 and 3", "Ti/16", lambda f: write_onnx(f, base), True),
+        Cell("PipeViT", "ONNX, batch 1, 3, 17", "Ti/16", lambda f: write_onnx(f, base), True),
         Cell("PipeViT", "torch.export", "Ti/16", lambda f: write_exported_program(f, base), True),
     ]
     return {f"{cell.source} to {cell.target} ({cell.model})": cell for cell in rows}
