@@ -29,6 +29,7 @@ EXIT_USER_ERROR = 2
 # What each worker would else import by itself. The server leaves out without a word what cannot be imported.
 PRELOADED = ("errors", "launch", "config", "run_setup", "publishing.hugging_face", "runtime.pipeline")
 PORTS = 15_000, 32_000  # outgoing connections have those from 32,768 on, on Linux
+NOT_FOR_THE_SERVER = {signal.SIGINT, signal.SIGTERM}
 
 
 def run(command: str, main: Callable[[Optional[Sequence[str]]], int], argv: Optional[Sequence[str]] = None) -> int:
@@ -117,9 +118,13 @@ def run_workers(command: str, argv: List[str], placement: Placement, threads: in
 
 
 def _start_server() -> None:
-    """Starts the process that forks workers, deaf to SIGTERM: a scheduler sends it to all, and workers need their parent."""
-    resource_tracker.ensure_running()  # which would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    """Starts the process that forks workers, deaf to SIGTERM: a scheduler sends it to all, and workers need their parent.
+
+    To SIGINT as well, which Ctrl-C sends to all: torch passes over what interrupts its import of numpy, and workers would have
+    half a numpy.
+    """
+    resource_tracker.ensure_running()  # which would unblock the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_FOR_THE_SERVER)
     try:
         forkserver.ensure_running()
     finally:
@@ -140,10 +145,10 @@ def free_port() -> int:
 def _worker(command: str, argv: List[str], environment: Dict[str, str], reports: Any) -> None:
     """Body of one local worker: runs the command and reports how it failed, if it did, before its connections close."""
     os.environ.update(environment)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # which the server does not hear
     os.setpgid(0, 0)  # a terminal's Ctrl-C reaches the starting process alone, which passes it on, once
     _die_with_parent()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_FOR_THE_SERVER)
         code = importlib.import_module(command).main(argv)
     except UserError as error:
         code = EXIT_USER_ERROR

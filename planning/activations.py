@@ -2,7 +2,7 @@
 
 N tokens, Q those that a block computes (all but in the last block), D width, M hidden width of the MLP, H heads; for one image.
 c and t are the bytes of a number in matrix products and in the tokens between blocks. A block keeps, to the last byte that
-autograd saves on a CPU in float32:
+autograd saves on a CPU in float32 (of fewer than 16 images a little more, where products of class tokens are padded):
 
     before attention   N D t + 8 N                     tokens, and mean and deviation of the norm
     attention          N D c + (Q + 2 N) D c + Q D c   its input, queries, keys and values, its result

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from multiprocessing import get_context
@@ -52,6 +54,18 @@ def test_a_worker_that_does_not_hear_a_signal_is_ended(
     assert launch._Crew(workers, pipes, None, False).wait() == 128 + signal.SIGINT
     assert time.monotonic() - begun < 10
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_the_server_of_workers_does_not_hear_what_is_sent_to_all() -> None:
+    """Ctrl-C while it imports would leave every worker with half of numpy."""
+    code = (
+        "import launch\nfrom multiprocessing import forkserver\nlaunch._start_server()\n"
+        "print(open(f'/proc/{forkserver._forkserver._forkserver_pid}/status').read())"
+    )
+    root = Path(launch.__file__).parent
+    status = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True).stdout
+    blocked = int(dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)["SigBlk"], 16)
+    assert all(blocked >> (number - 1) & 1 for number in (signal.SIGINT, signal.SIGTERM))
 
 
 @pytest.mark.parametrize(("error", "local_rank", "told"), [(SharedError, 0, 1), (SharedError, 1, 0), (UserError, 1, 1)])

@@ -170,8 +170,9 @@ def test_activations_are_what_autograd_saves_in_float32(tmp_path, keys: Dict[str
         image_size=(32, 32), patch_size=(4, 4), embed_dim=64, depth=4, num_heads=4, mlp_dim=256, num_labels=10, **keys
     )
     kept = kept_on("cpu", small_config(tmp_path, precision="32.32"), arch)
-    predicted = 3 * waiting_bytes(arch, kept, plan_stages([4])[0])
-    assert predicted == pytest.approx(saved_bytes(arch, 3), rel=TOLERANCE)
+    images = 16  # of fewer, the rows of class tokens are padded: see `models.products.with_rows_enough`
+    predicted = images * waiting_bytes(arch, kept, plan_stages([4])[0])
+    assert predicted == pytest.approx(saved_bytes(arch, images), rel=TOLERANCE)
 
 
 def test_recomputing_keeps_the_blocks_inputs_and_works_on_one_block(tmp_path) -> None:
