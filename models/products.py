@@ -157,7 +157,8 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
 
 
 def with_rows_enough(function: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """`function(x)`, which goes over rows [..., in]; in training on a CPU, with rows of zeros where there are fewer than 16.
+    """`function(x)`, one tensor or a tuple, which goes over rows [..., in]; with rows of zeros where gradients are recorded on a
+    CPU and there are fewer than 16.
 
     Matrix libraries sum products of few rows in another order. So the class token of an image alone, or of a micro-batch of two,
     trains as it does among many.
@@ -184,11 +185,6 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def type_of_products(x: Tensor) -> torch.dtype:
     """What a linear layer multiplies x in: autocast's type (on CPUs) or `computing`'s where one is on, else x's own."""
     return _own_type or _autocast_type(x.device) or x.dtype
-
-
-def of_products(x: Tensor) -> Tensor:
-    """x in the type that it is multiplied in."""
-    return x.to(type_of_products(x))
 
 
 def kernels_take(x: Tensor) -> bool:

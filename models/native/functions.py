@@ -1,9 +1,10 @@
 """The branches of an encoder block as autograd functions on the kernels: what torch's layers compute.
 
-Each begins with its norm. Products are of float32 or bfloat16; the skip connection, weights, biases and their gradients are of
-float32. Beside the kernels' own speed they save passes over memory and what autograd does for every operation: biases are
-added, and their gradients summed, where their numbers pass by anyway; a norm writes the type that its layer multiplies, and
-adds the gradient of the skip connection; the MLP keeps one activation of its width between forward and backward, not two.
+A branch begins with its norm; that of the last block, for few queries, is put together in `models.vit`. Products are of float32
+or bfloat16; the skip connection, weights, biases and their gradients are of float32. Beside the kernels' own speed they save
+passes over memory and what autograd does for every operation: biases are added, and their gradients summed, where their numbers
+pass by anyway; a norm writes the type that its layer multiplies, and adds the gradient of the skip connection; the MLP keeps
+one activation of its width between forward and backward, not two.
 """
 
 from __future__ import annotations
